@@ -1,0 +1,256 @@
+"""The table of effects: every declared contrast, for every metric, over all prompts and within each task.
+
+Per contrast and metric, `d = score(arm) - score(reference)` of the same unit, averaged over seeds within each
+prompt. With a shared baseline the difference of differences `(edit - baseline) - (control - baseline)` is
+`edit - control` exactly, since the baseline cancels; the kind "edit-control" is that number. `effect` over
+task "all" weighs prompts equally (GenEval's own overall score is the unweighted mean of the task rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+
+from sinkscope.errors import UsageError, unknown
+
+from ._scores import LEAST_PAIRS, Complete, Scores, check_names, complete, read_scores, refuse_gaps
+from ._summary import NAN, Sample, Summary, adjust, summarise
+from ._tests import tost
+from ._verdict import is_different, verdict
+
+Kind = Literal["arm-baseline", "edit-control"]
+Family = Literal["all", "metric", "table"]
+
+EFFECT_COLUMNS = tuple(
+    (
+        "metric task contrast kind arm reference n_prompts n_units mean_arm mean_reference effect sd dz "
+        "ci_low ci_high level p_t p_wilcoxon p_holm margin p_tost ci90_low ci90_high verdict direction note "
+        "missing_units family_size"
+    ).split()
+)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two arms to compare, declared before looking."""
+
+    arm: str
+    """The arm whose effect is asked for."""
+    reference: str
+    """What it is compared with: the baseline, or its control."""
+    kind: Kind = "arm-baseline"
+    """"arm-baseline", or "edit-control" for the difference of differences."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise unknown("contrast kind", self.kind, get_args(Kind))
+        if self.arm == self.reference:
+            raise UsageError(f"Contrast compares arm {self.arm!r} with itself, expected two different arms.")
+
+    @property
+    def name(self) -> str:
+        """Shown in tables: "sink - random"."""
+        return f"{self.arm} - {self.reference}"
+
+
+class _Cell(NamedTuple):
+    metric: str
+    task: str
+    contrast: Contrast
+    case: Complete
+    margin: float
+    gaps: bool
+
+    @property
+    def sample(self) -> Sample:
+        return Sample(self.case.values[0] - self.case.values[1], self.case.prompts)
+
+
+def effects(
+    scores: pd.DataFrame,
+    *,
+    contrasts: Sequence[Contrast],
+    metrics: Sequence[str] | None = None,
+    margins: Mapping[str, float] | None = None,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+    family: Family = "all",
+    least_pairs: float = LEAST_PAIRS,
+) -> pd.DataFrame:
+    """Estimate and judge every contrast for every metric, over all prompts (task "all") and within each task.
+
+    Args:
+        scores: Long table `unit prompt_id task arm metric value status`; `value` counts where `status` is
+            "ok".
+        contrasts: Declared comparisons.
+        metrics: Which metrics; all in the table by default.
+        margins: Metric -> smallest difference of interest, in the metric's units. Without one, nothing but
+            identical arms is ever called equivalent.
+        level: Confidence level of `ci_low`, `ci_high`; its complement is the threshold of "different".
+        draws: Bootstrap samples of prompts (BCa).
+        seed: Key of the bootstrap; a row depends on it, on its own scores and (through Holm) on its family
+            only.
+        family: What Holm adjusts together. "all": every contrast and metric over all prompts is one family,
+            and the rows by task, a breakdown, are a second. "metric": the same two within each metric.
+            "table": every row.
+        least_pairs: Share of units that must have both scores over all prompts. A task below it gets no
+            verdict.
+
+    Returns:
+        Columns `EFFECT_COLUMNS`; one row per contrast, metric and task. `verdict` follows the rule of
+        `stats._verdict`; `direction` says whether the arm lies "higher" or "lower" than its reference, "none"
+        at zero.
+
+    Raises:
+        UsageError: An unknown arm, metric or family, a margin that is not positive, a malformed table.
+        NonFiniteError: Too few complete pairs, or scores marked ok that are not finite.
+    """
+    table = read_scores(scores)
+    chosen = tuple(metrics) if metrics is not None else table.metrics
+    limits = dict(margins or {})
+    _check(table, contrasts, chosen, limits, level=level, family=family)
+    cells = [
+        cell
+        for metric in chosen
+        for contrast in contrasts
+        for cell in _cells(table, metric, contrast, limits.get(metric, NAN), least_pairs)
+    ]
+    found = summarise([cell.sample for cell in cells], level=level, draws=draws, seed=seed)
+    adjusted, sizes = adjust([summary.p_t for summary in found], [_family(cell, family) for cell in cells])
+    rows = [
+        _row(cell, summary, p_holm=p, size=size, level=level)
+        for cell, summary, p, size in zip(cells, found, adjusted, sizes, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))
+
+
+def _check(
+    table: Scores,
+    contrasts: Sequence[Contrast],
+    metrics: tuple[str, ...],
+    margins: dict[str, float],
+    *,
+    level: float,
+    family: str,
+) -> None:
+    check_names("metric", metrics, table.metrics)
+    check_names("metric (in margins)", tuple(margins), table.metrics)
+    check_names("arm", tuple(arm for c in contrasts for arm in (c.arm, c.reference)), table.arms)
+    if not contrasts or len(set(contrasts)) < len(contrasts):
+        raise UsageError(
+            f"Got {len(contrasts)} contrasts, {len(set(contrasts))} of them different; expected one or more, "
+            "each declared once."
+        )
+    if family not in get_args(Family):
+        raise unknown("family", family, get_args(Family))
+    if not 0.5 < level < 1:
+        raise UsageError(f"Got level={level}, expected a confidence level between 0.5 and 1 such as 0.95.")
+    for metric, margin in margins.items():
+        if not (np.isfinite(margin) and margin > 0):
+            raise UsageError(
+                f"Got margin {margin} for {metric!r}, expected a positive number in the metric's units."
+            )
+
+
+def _cells(table: Scores, metric: str, contrast: Contrast, margin: float, least_pairs: float) -> list[_Cell]:
+    pair = (contrast.arm, contrast.reference)
+    whole = complete(table, metric, pair)
+    scored = all((metric, arm) in table.values for arm in pair)
+    if scored:
+        refuse_gaps(whole, what=f"Contrast {contrast.name}, metric {metric}", least_pairs=least_pairs)
+    cells = [_Cell(metric, "all", contrast, whole, margin, gaps=False)]
+    for task in np.unique(table.task).tolist():
+        case = complete(table, metric, pair, task)
+        gaps = case.n_units < least_pairs * (case.n_units + case.missing)
+        cells.append(_Cell(metric, task, contrast, case, margin, gaps=gaps))
+    return cells
+
+
+def _family(cell: _Cell, family: Family) -> tuple[object, ...]:
+    split = "all prompts" if cell.task == "all" else "by task"
+    return {"all": (split,), "metric": (split, cell.metric), "table": ()}[family]
+
+
+def _row(cell: _Cell, found: Summary, *, p_holm: float, size: int, level: float) -> dict[str, Any]:
+    d, margin = cell.sample.values, cell.margin
+    tested = d.size >= 2
+    identical = tested and not d.any()
+    p_tost = float(tost(d, margin).p) if tested and not np.isnan(margin) else NAN
+    ruling = verdict(
+        p_holm=p_holm,
+        ci=found.ci,
+        level=level,
+        p_tost=p_tost,
+        ci90=found.ci90,
+        margin=margin,
+        identical=identical,
+    )
+    if cell.gaps:
+        ruling = "inconclusive"
+    significant = is_different(p_holm, found.ci, level)
+    means = cell.case.values.mean(axis=-1) if d.size else (NAN, NAN)
+    return {
+        "metric": cell.metric,
+        "task": cell.task,
+        "contrast": cell.contrast.name,
+        "kind": cell.contrast.kind,
+        "arm": cell.contrast.arm,
+        "reference": cell.contrast.reference,
+        "n_prompts": len(cell.case.prompts),
+        "n_units": cell.case.n_units,
+        "mean_arm": float(means[0]),
+        "mean_reference": float(means[1]),
+        "effect": found.mean,
+        "sd": found.sd,
+        "dz": found.dz,
+        **{"ci_low": found.ci[0], "ci_high": found.ci[1], "level": level},
+        **{
+            "p_t": found.p_t,
+            "p_wilcoxon": found.p_wilcoxon,
+            "p_holm": p_holm,
+            "margin": margin,
+            "p_tost": p_tost,
+        },
+        **{"ci90_low": found.ci90[0], "ci90_high": found.ci90[1], "verdict": ruling},
+        "direction": "higher" if found.mean > 0 else "lower" if found.mean < 0 else "none",
+        "note": "; ".join(_notes(cell, d, found, nonzero=significant and ruling == "equivalent")),
+        "missing_units": cell.case.missing,
+        "family_size": size,
+    }
+
+
+def _notes(cell: _Cell, d: np.ndarray, found: Summary, *, nonzero: bool) -> list[str]:
+    notes = []
+    if cell.case.missing:
+        total = cell.case.n_units + cell.case.missing
+        notes.append(f"{cell.case.missing} of {total} pairs missing ({cell.case.reasons})")
+    if cell.gaps:
+        notes.append("too few pairs in this task for a verdict")
+    if d.size < 2:
+        return [*notes, f"{d.size} prompts: nothing to test"]
+    if not d.any():
+        notes.append("every pair is identical: zero-width interval, equivalent for any margin")
+    elif d.min() == d.max():
+        notes.append(
+            "every difference is the same number: zero-width interval, p from the exact sign-flip test"
+        )
+    elif np.isnan(found.ci[0]):
+        notes.append("BCa interval undefined for these values")
+    if d.any() and d.size < 10:
+        notes.append(f"{d.size} prompts: the interval is too narrow to trust")
+    reference = cell.case.values[1]
+    if (
+        d.any()
+        and reference.size
+        and reference.min() == reference.max()
+        and cell.contrast.kind == "arm-baseline"
+    ):
+        notes.append(f"the reference scores {reference[0]:g} on every prompt (a distance to itself?)")
+    if nonzero:
+        notes.append("non-zero, and smaller than the margin")
+    return notes

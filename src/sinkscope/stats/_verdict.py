@@ -1,0 +1,59 @@
+"""The one rule that turns an effect into a word.
+
+In this order, with `alpha = 1 - level`:
+
+1. `inconclusive` when no test could be done, or the caller says that too few pairs are left.
+2. `equivalent` when every pair is identical (equivalent for any margin), or when a margin was declared, TOST
+   gives p < 0.05 and the whole 90 % interval lies strictly inside `(-margin, margin)`.
+3. `different` when the Holm-adjusted p is below alpha and the interval excludes zero.
+4. `inconclusive` otherwise.
+
+Step 2 comes first because the margin is the smallest effect of interest: a difference that is statistically
+non-zero and surely smaller than that is reported as equivalent, and the note says that it is non-zero. TOST
+is not adjusted for multiplicity; each claim of equivalence stands against its own declared margin. An
+interval that merely contains zero is never called equivalent.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+Verdict = Literal["different", "equivalent", "inconclusive"]
+
+TOST_ALPHA = 0.05
+"""Matches the 90 % interval: a 90 % interval inside the margin is TOST at 5 %."""
+
+
+def is_different(p_holm: float, ci: tuple[float, float], level: float) -> bool:
+    """Rule 3 above. NaN anywhere is not a difference."""
+    return bool(p_holm < 1 - level and (ci[0] > 0 or ci[1] < 0))
+
+
+def verdict(
+    *,
+    p_holm: float,
+    ci: tuple[float, float],
+    level: float = 0.95,
+    p_tost: float = np.nan,
+    ci90: tuple[float, float] = (np.nan, np.nan),
+    margin: float = np.nan,
+    identical: bool = False,
+) -> Verdict:
+    """Apply the rule of this module to one effect.
+
+    Args:
+        p_holm: Adjusted two-sided p.
+        ci: Interval of the effect at `level`.
+        level: Confidence level of `ci`; its complement is the threshold for `p_holm`.
+        p_tost: TOST p, NaN without a margin.
+        ci90: 90 % interval of the effect.
+        margin: Declared margin, NaN when none was.
+        identical: Every pair is exactly equal.
+    """
+    if identical:
+        return "equivalent"
+    if p_tost < TOST_ALPHA and ci90[0] > -margin and ci90[1] < margin:
+        return "equivalent"
+    return "different" if is_different(p_holm, ci, level) else "inconclusive"
