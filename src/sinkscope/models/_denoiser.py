@@ -1,0 +1,87 @@
+"""Which modules of a pipeline are denoisers, and which of their modules look like attention."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UnsupportedAttentionError, UsageError
+
+DENOISERS = ("transformer", "transformer_2", "unet", "prior", "denoiser")
+"""Component names under which diffusers pipelines keep the network that is called once per step."""
+
+_LOOKS = re.compile(r"Attention|Attn")
+_LOOKS_NOT = re.compile(r"Processor|Norm|Rotary|Rope|RoPE|Embed|Output|Backend")
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module behind `torch.compile`."""
+    original = getattr(module, "_orig_mod", None)
+    return original if isinstance(original, nn.Module) else module
+
+
+def denoisers(pipe: Any) -> dict[str, nn.Module]:
+    """Denoisers of a pipeline by component name, or `{"": module}` for a bare module.
+
+    Raises:
+        UsageError: `pipe` is neither.
+        UnsupportedAttentionError: a pipeline without a denoiser.
+    """
+    if isinstance(pipe, nn.Module):
+        return {"": unwrap(pipe)}
+    components = getattr(pipe, "components", None)
+    if not isinstance(components, dict):
+        raise UsageError(
+            f"Got {type(pipe).__name__}, expected a diffusers pipeline or a torch module. "
+            "Load one with sinkscope.load(name_or_folder)."
+        )
+    found = {
+        name: unwrap(components[name]) for name in DENOISERS if isinstance(components.get(name), nn.Module)
+    }
+    if not found:
+        raise UnsupportedAttentionError(
+            f"{type(pipe).__name__} has no denoiser (looked for {', '.join(DENOISERS)} among {', '.join(components)}). "
+            "Pass the module itself instead of the pipeline."
+        )
+    return found
+
+
+def text_encoders(pipe: Any) -> dict[str, nn.Module]:
+    """Text encoders of a pipeline by component name, in the order of the pipeline; empty for a bare module."""
+    components = getattr(pipe, "components", None)
+    if isinstance(pipe, nn.Module) or not isinstance(components, dict):
+        return {}
+    return {
+        name: unwrap(part)
+        for name, part in sorted(components.items())
+        if name.startswith("text_encoder") and isinstance(part, nn.Module)
+    }
+
+
+def clean(name: str) -> str:
+    """Module path without the marks `torch.compile` leaves in it."""
+    return name.replace("_orig_mod.", "").removesuffix("._orig_mod")
+
+
+def looks_like_attention(module: nn.Module) -> bool:
+    """Whether a module is, by its class name, the one that makes an attention call."""
+    kind = type(module).__name__
+    return isinstance(module, nn.MultiheadAttention) or bool(_LOOKS.search(kind) and not _LOOKS_NOT.search(kind))
+
+
+def attention_modules(root: nn.Module) -> dict[str, nn.Module]:
+    """Innermost attention-looking modules of a denoiser by path, in registration order."""
+    looks = {clean(name): part for name, part in root.named_modules() if looks_like_attention(part)}
+    return {
+        name: part
+        for name, part in looks.items()
+        if not any(other != name and other.startswith(f"{name}." if name else "") for other in looks)
+    }
+
+
+def is_script(module: nn.Module) -> bool:
+    """Whether a module is TorchScript, traced or scripted."""
+    return isinstance(module, torch.jit.ScriptModule)

@@ -1,0 +1,193 @@
+"""Which token is what: segments and identities of the keys and queries of one call.
+
+For a listed family the order of the streams comes from its table and their lengths from the inputs of the running forward pass. For
+any other model the order is found by `_probe` at the first forward pass of each input shape. Where neither tells, a
+segment is absent: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ._call import AttentionCall, Token
+from ._families import Family, family_of
+from ._probe import Labels, probe_layout
+from ._tokens import Part, TextToken, text_parts, text_tokens
+from ._tracker import Evaluation
+
+
+class Span(NamedTuple):
+    """A run of tokens of one segment."""
+
+    name: str
+    start: int
+    stop: int
+
+
+class Layout:
+    """Segments of one pipeline's calls."""
+
+    def __init__(self, pipe: Any, roots: dict[str, nn.Module]) -> None:
+        self.pipe, self.roots = pipe, roots
+        self.families = {part: family_of(root) for part, root in roots.items()}
+        self._probed: dict[Any, Mapping[str, Labels]] = {}
+
+    def prepare(self, evaluation: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any], start: str) -> None:
+        """Find the layout of an unlisted model before its forward pass, once per input shape."""
+        root = self.roots[evaluation.part]
+        if self.families[evaluation.part] is not None:
+            return
+        shapes = tuple((name, tuple(v.shape)) for name, v in evaluation.inputs.items() if isinstance(v, Tensor))
+        key = (evaluation.part, shapes)
+        if key not in self._probed:
+            labels = probe_layout(root, args, kwargs)
+            self._probed[key] = {start + name: found for name, found in labels.items()}
+        evaluation.cache["probe"] = self._probed[key]
+
+    def describe(self, call: AttentionCall, evaluation: Evaluation) -> AttentionCall:
+        """Add the segments of keys and queries."""
+        shape = (call.site.key, call.q.shape[0], call.q.shape[2], call.k.shape[2], call.k.device)
+        if shape not in evaluation.cache:
+            keys, queries = self._spans(call, evaluation)
+            masks = _masks(keys, call.k.shape[2], call.k.device)
+            masks.update(self._text_masks(call, evaluation, keys))
+            evaluation.cache[shape] = (masks, _masks(queries, call.q.shape[2], call.q.device))
+        masks, query_masks = evaluation.cache[shape]
+        return call.replace(
+            key_segments=masks, query_segments=query_masks, token_source=lambda c: self.tokens(c, evaluation)
+        )
+
+    # ---- spans ------------------------------------------------------------------------------------------------
+
+    def _spans(self, call: AttentionCall, evaluation: Evaluation) -> tuple[list[Span], list[Span]]:
+        queries, keys = call.q.shape[2], call.k.shape[2]
+        family = self.families[evaluation.part]
+        if family is None:
+            labels = evaluation.cache.get("probe", {}).get(call.site.key)
+            if labels is None or (len(labels.keys), len(labels.queries)) != (keys, queries):
+                return [], []
+            return _runs(labels.keys), _runs(labels.queries)
+        text = _text_length(evaluation)
+        if call.site.kind == "joint":
+            return _concatenated(family, keys, text), _concatenated(family, queries, text)
+        image = [Span("image", 0, queries)]
+        if call.site.kind == "cross":
+            return ([Span("text", 0, keys)] if keys == text and call.site.index == 0 else []), image
+        return ([Span("image", 0, keys)] if keys == queries else []), image
+
+    def _parts(self, evaluation: Evaluation, length: int) -> tuple[Part, ...]:
+        if ("parts", length) not in evaluation.cache:
+            clip = getattr(self.pipe, "tokenizer_max_length", None)
+            family = self.families[evaluation.part]
+            evaluation.cache["parts", length] = text_parts(family, evaluation.prompts, length, clip)
+        parts: tuple[Part, ...] = evaluation.cache["parts", length]
+        return parts
+
+    def _row_tokens(self, evaluation: Evaluation, branch: Any, unit: int, length: int) -> tuple[TextToken, ...]:
+        key = ("tokens", branch, unit, length)
+        if key not in evaluation.cache:
+            parts = self._parts(evaluation, length)
+            evaluation.cache[key] = text_tokens(self.pipe, parts, evaluation.prompts, branch, unit, length)
+        tokens: tuple[TextToken, ...] = evaluation.cache[key]
+        return tokens
+
+    def _text_masks(self, call: AttentionCall, evaluation: Evaluation, keys: list[Span]) -> dict[str, Tensor]:
+        """Parts of the text, where it has several, and its padding, row by row, where the tokens are known."""
+        text = next((span for span in keys if span.name == "text"), None)
+        if text is None:
+            return {}
+        count, length, device = call.k.shape[2], text.stop - text.start, call.k.device
+        parts = self._parts(evaluation, length)
+        spans = [Span(part.name, text.start + part.start, text.start + part.stop) for part in parts]
+        masks = _masks(spans, count, device) if len(parts) > 1 else {}
+        rows = [self._row_tokens(evaluation, info.branch, info.unit, length) for info in call.rows]
+        padding = torch.zeros(len(rows), count, dtype=torch.bool)
+        if rows:
+            padding[:, text.start : text.stop] = torch.tensor([[t.role == "pad" for t in row] for row in rows])
+        if padding.any():
+            masks["padding"] = padding.to(device)
+        return masks
+
+    # ---- identities -------------------------------------------------------------------------------------------
+
+    def tokens(self, call: AttentionCall, evaluation: Evaluation) -> tuple[tuple[Token, ...], ...]:
+        """One `Token` per key, for each row."""
+        spans, _ = self._spans(call, evaluation)
+        grids = {span: image_grid(evaluation.inputs, span.stop - span.start) for span in spans if span.name == "image"}
+        kept: dict[Any, tuple[Token, ...]] = {}
+        for info in call.rows:
+            if (info.branch, info.unit) not in kept:
+                kept[info.branch, info.unit] = self._row(call, evaluation, info, spans, grids)
+        return tuple(kept[info.branch, info.unit] for info in call.rows)
+
+    def _row(self, call: AttentionCall, evaluation: Evaluation, info: Any, spans: list[Span], grids: Any) -> Any:
+        tokens = [Token(key, "unknown", key) for key in range(call.k.shape[2])]
+        for span in spans:
+            length = span.stop - span.start
+            text = self._row_tokens(evaluation, info.branch, info.unit, length) if span.name == "text" else None
+            grid = grids.get(span)
+            for position in range(length):
+                key = span.start + position
+                string, role, encoder = text[position] if text else (None, None, None)
+                row, column = grid[position] if grid else (None, None)
+                tokens[key] = Token(key, span.name, position, string, role, encoder, row, column)
+        return tuple(tokens)
+
+
+def _text_length(evaluation: Evaluation) -> int | None:
+    text = evaluation.inputs.get("encoder_hidden_states")
+    return int(text.shape[1]) if isinstance(text, Tensor) and text.dim() == 3 else None
+
+
+def _concatenated(family: Family, count: int, text: int | None) -> list[Span]:
+    """Streams of joint attention one behind the other; only images where a call holds fewer tokens than the text."""
+    if text is None or count <= text or set(family.joint) != {"image", "text"}:
+        return []
+    spans, start = [], 0
+    for name in family.joint:
+        length = text if name == "text" else count - text
+        spans.append(Span(name, start, start + length))
+        start += length
+    return spans
+
+
+def _runs(labels: tuple[str | None, ...]) -> list[Span]:
+    spans: list[Span] = []
+    for position, name in enumerate(labels):
+        if name is None:
+            continue
+        if spans and spans[-1].name == name and spans[-1].stop == position:
+            spans[-1] = Span(name, spans[-1].start, position + 1)
+        else:
+            spans.append(Span(name, position, position + 1))
+    return spans
+
+
+def _masks(spans: list[Span], count: int, device: torch.device) -> dict[str, Tensor]:
+    masks: dict[str, Tensor] = {}
+    for span in spans:
+        mask = masks.setdefault(span.name, torch.zeros(count, dtype=torch.bool))
+        mask[span.start : span.stop] = True
+    return {name: mask.to(device) for name, mask in masks.items()}
+
+
+def image_grid(inputs: Mapping[str, Any], count: int) -> list[tuple[int, int]] | None:
+    """Row and column of each image token: from position ids where the model is given them, else from the latents' shape."""
+    ids = inputs.get("img_ids")
+    if isinstance(ids, Tensor) and ids.shape[-2] == count and ids.shape[-1] == 3:
+        rows = ids.reshape(-1, count, 3)[0].long().tolist()
+        return [(row, column) for _, row, column in rows]
+    latents = next((inputs[name] for name in ("hidden_states", "sample") if name in inputs), None)
+    if not isinstance(latents, Tensor) or latents.dim() != 4:
+        return None
+    height, width = latents.shape[2:]
+    for factor in range(1, min(height, width) + 1):
+        # Strided convolutions round up, patches need a whole number: both meet where the product is the count.
+        rows, columns = -(-height // factor), -(-width // factor)
+        if rows * columns == count:
+            return [divmod(position, columns) for position in range(count)]
+    return None

@@ -1,0 +1,161 @@
+"""Finding the order of the streams: perturb one input, see which keys change.
+
+With every attention output replaced by zeros no token can reach another through attention, so in blocks of any depth
+a key changes only if its own stream was perturbed. Keys that no input changes are registers; keys that several inputs change
+(models that pool the text into their modulation) get no name. Convolutions mix image tokens only among themselves.
+
+The probe costs one forward pass and one more per input stream. It runs without gradients, leaves the random number generators as
+they were and open sessions do not see it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ._denoiser import clean, looks_like_attention
+from ._frames import Frames
+from ._issue import SDPA, call_arguments
+from ._multihead import run_multihead
+from ._quiet import quiet
+
+IMAGE_INPUTS = ("hidden_states", "sample", "x", "latents", "pixel_values")
+TEXT_INPUTS = ("encoder_hidden_states", "txt", "context", "prompt_embeds")
+_NOT_STREAMS = ("_ids", "mask", "rotary_emb", "rope", "pos_embed")
+
+
+class Labels(NamedTuple):
+    """Segment of each key and each query of one call, None where it has no name."""
+
+    keys: tuple[str | None, ...]
+    queries: tuple[str | None, ...]
+
+
+class _Zero(TorchFunctionMode):
+    """Records q and k of each call and answers it with zeros."""
+
+    def __init__(self, frames: Frames) -> None:
+        super().__init__()
+        self.frames = frames
+        self.seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            return run_multihead(lambda: self, args, kwargs)
+        if func not in SDPA or not self.frames.stack:
+            return func(*args, **kwargs)
+        given = call_arguments(args, kwargs)
+        frame, index = self.frames.attribute()
+        self.seen[f"{frame.name}#{frame.visit}.{index}"] = (_flat(given["q"]), _flat(given["k"]))
+        return torch.zeros_like(func(*args, **kwargs))
+
+
+def _flat(tokens: Tensor) -> Tensor:
+    """`[token, everything else]`: any row, head or feature may show the change."""
+    return tokens.detach().movedim(-2, 0).flatten(1)
+
+
+def probe_layout(root: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> dict[str, Labels]:
+    """Label keys and queries of each attention call of one forward pass by the input stream they come from.
+
+    Args:
+        root: Denoiser.
+        args: Positional arguments of a forward pass.
+        kwargs: Keyword arguments of the same pass.
+
+    Returns:
+        Call key (`name#visit.index`) to labels: "image", "text", the name of another input, "register", or None.
+    """
+    bound = dict(inspect.signature(type(root).forward).bind(root, *args, **dict(kwargs or {})).arguments)
+    bound.pop("self", None)
+    extra = bound.pop("kwargs", {})
+    inputs = {**bound, **extra}
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    with quiet(), torch.no_grad(), torch.random.fork_rng(devices):
+        base = _run(root, inputs)
+        changed = {
+            name: _changes(base, _run(root, {**inputs, name: _perturbed(inputs[name])}))
+            for name in inputs
+            if _is_stream(name, inputs[name])
+        }
+    if not changed:
+        return {}
+    return {key: _label(key, tokens, changed) for key, tokens in base.items()}
+
+
+def _is_stream(name: str, value: Any) -> bool:
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 3:
+        return False
+    return not any(mark in name for mark in _NOT_STREAMS)
+
+
+def _perturbed(value: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(value.shape, generator=generator).to(value)
+    return value + noise * (value.float().std(correction=0).to(value) + 1)
+
+
+def _run(root: nn.Module, inputs: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+    frames = Frames()
+    with ExitStack() as stack:
+        for name, module in root.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            enter = partial(_enter, frames, clean(name), looks_like_attention(module))
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(partial(_leave, frames, clean(name))).remove)
+        mode = stack.enter_context(_Zero(frames))
+        root(**inputs)
+    return mode.seen
+
+
+def _enter(frames: Frames, name: str, attention: bool, module: nn.Module, args: Any) -> None:
+    frames.push(name, attention, module)
+
+
+def _leave(frames: Frames, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    frames.pop(name)
+
+
+Changes = dict[str, tuple[Tensor, Tensor]]
+
+
+def _changes(base: dict[str, tuple[Tensor, Tensor]], other: dict[str, tuple[Tensor, Tensor]]) -> Changes:
+    """Which tokens of each call differ, for queries and keys."""
+    return {
+        key: (_differs(queries, other[key][0]), _differs(keys, other[key][1]))
+        for key, (queries, keys) in base.items()
+        if key in other and other[key][1].shape == keys.shape
+    }
+
+
+def _differs(one: Tensor, other: Tensor) -> Tensor:
+    return (one - other).abs().amax(1) > 1e-5 * one.abs().amax()
+
+
+def _label(key: str, tokens: tuple[Tensor, Tensor], changed: Mapping[str, Changes]) -> Labels:
+    named: list[tuple[str | None, ...]] = []
+    for side in (1, 0):
+        streams = {name: change[key][side] for name, change in changed.items() if key in change}
+        hits = Counter({position: 0 for position in range(len(tokens[side]))})
+        labels: list[str | None] = ["register"] * len(tokens[side])
+        for name, mask in streams.items():
+            for position in mask.nonzero().flatten().tolist():
+                hits[position] += 1
+                labels[position] = _stream_name(name) if hits[position] == 1 else None
+        named.append(tuple(labels))
+    return Labels(*named)
+
+
+def _stream_name(name: str) -> str:
+    return "image" if name in IMAGE_INPUTS else "text" if name in TEXT_INPUTS else name

@@ -1,0 +1,131 @@
+"""What the text encoders were given and what `encode_prompt` made of it, for one generation."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._call import Branch
+from ._denoiser import text_encoders
+from ._patch import wrap
+
+
+@dataclass
+class Captured:
+    """Token ids of one call of a text encoder."""
+
+    ids: Tensor
+    """Integers `[prompt, position]` on the CPU."""
+    mask: Tensor | None
+    """True where the encoder attends, `[prompt, position]`, None where it was given no mask."""
+
+
+@dataclass
+class Prompts:
+    """One generation's prompts."""
+
+    ids: dict[str, list[Captured]] = field(default_factory=dict)
+    """Encoder name to its calls: first the prompt, then the negative prompt."""
+    positive: Any = None
+    """Prompt embeddings `[row, position, feature]`, or a list of `[position, feature]`."""
+    negative: Any = None
+    sealed: bool = False
+    """Set by the first denoiser call; what is encoded later belongs to the next generation."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the prompt embeddings: prompts times images per prompt."""
+        return 0 if self.positive is None else len(self.positive)
+
+    def side(self, inputs: dict[str, Any], rows: slice) -> Branch | None:
+        """Which side's embeddings some rows of the denoiser's input equal; None if neither or both."""
+        for value in inputs.values():
+            if not isinstance(value, Tensor) or not isinstance(self.positive, Tensor) or value.dim() != 3:
+                continue
+            cond, uncond = _equal(value[rows], self.positive), _equal(value[rows], self.negative)
+            if cond != uncond:
+                return "cond" if cond else "uncond"
+        return None
+
+    def captured(self, encoder: str, branch: Branch) -> Captured | None:
+        """Ids an encoder was given for one side of guidance."""
+        calls, index = self.ids.get(encoder, []), int(branch == "uncond")
+        return calls[index] if index < len(calls) else None
+
+
+def _equal(value: Tensor, other: Any) -> bool:
+    if not isinstance(other, Tensor) or value.shape != other.shape:
+        return False
+    return torch.equal(value, other.to(value))
+
+
+class PromptBook:
+    """Listens to text encoders and to `encode_prompt` of one pipeline."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.current: Prompts | None = None
+        self._thread = 0
+
+    def install(self, stack: ExitStack) -> None:
+        """Listen until `stack` closes. A bare module has nothing to listen to."""
+        self._thread = threading.get_ident()
+        if isinstance(self.pipe, nn.Module):
+            return
+        for name, encoder in text_encoders(self.pipe).items():
+            hook = functools.partial(self._on_encoder, name)
+            stack.callback(encoder.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        if callable(getattr(self.pipe, "encode_prompt", None)):
+            stack.callback(wrap(self.pipe, "encode_prompt", self._on_encode))
+
+    def seal(self) -> Prompts | None:
+        """The prompts of the generation that runs now."""
+        if self.current is not None:
+            self.current.sealed = True
+        return self.current
+
+    def _open(self) -> Prompts:
+        if self.current is None or self.current.sealed:
+            self.current = Prompts()
+        return self.current
+
+    def _on_encoder(self, name: str, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if threading.get_ident() != self._thread or not isinstance(ids, Tensor) or ids.dim() != 2:
+            return
+        mask = kwargs.get("attention_mask")
+        mask = mask.detach().to("cpu", torch.bool) if isinstance(mask, Tensor) and mask.shape == ids.shape else None
+        self._open().ids.setdefault(name, []).append(Captured(ids.detach().cpu(), mask))
+
+    def _on_encode(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = call_next(*args, **kwargs)
+        if threading.get_ident() == self._thread:
+            prompts = self._open()
+            sides = list(_embeddings(result))
+            if len(sides) > 1 or prompts.positive is None:
+                prompts.positive = sides[0] if sides else None
+                prompts.negative = sides[1] if len(sides) > 1 else None
+            elif sides and not _same(sides[0], prompts.positive):
+                prompts.negative = sides[0]
+        return result
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (isinstance(one, Tensor) and _equal(one, other))
+
+
+def _embeddings(result: Any) -> Iterator[Any]:
+    """Per-token embeddings among what `encode_prompt` returned: three axes, floats, more than coordinates."""
+    for value in result if isinstance(result, (tuple, list)) else (result,):
+        if isinstance(value, Tensor):
+            if value.dim() == 3 and value.is_floating_point() and value.shape[2] > 4:
+                yield value
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(v, Tensor) and v.dim() == 2 for v in value):
+            yield list(value)

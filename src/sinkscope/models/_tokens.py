@@ -1,0 +1,139 @@
+"""Identities of text tokens: string, role and encoder of each position of the text segment.
+
+The ids are the ones the text encoders were given, so truncation, padding and chat templates are seen as they are. The
+first end mark is the real one and everything behind it is padding: CLIP-L pads with its end mark, CLIP-G with another id.
+Where several encoders share a position (their features are concatenated), the strings are joined by "|" if they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ._call import Branch, Role
+from ._families import Family
+from ._prompts import Captured, Prompts
+
+
+class TextToken(NamedTuple):
+    """One position of the text segment."""
+
+    text: str | None
+    role: Role | None
+    encoder: str | None
+
+
+class Part(NamedTuple):
+    """A run of text positions made by the same encoders."""
+
+    name: str
+    encoders: tuple[str, ...]
+    start: int
+    stop: int
+
+
+_UNKNOWN = TextToken(None, None, None)
+
+
+def text_parts(family: Family | None, prompts: Prompts | None, length: int, clip_length: int | None) -> tuple[Part, ...]:
+    """Which encoders made which positions of a text segment of some length.
+
+    For a listed family the table says it; otherwise encoders whose sequences have the same length are taken to share
+    positions, and groups are laid one behind another when their lengths add up. Nothing is guessed when they do not.
+    """
+    lengths = {} if prompts is None else {name: calls[0].ids.shape[1] for name, calls in prompts.ids.items()}
+    groups: Sequence[tuple[str, tuple[str, ...]]]
+    if family is not None and family.text:
+        groups = family.text
+    else:
+        by_length: dict[int, list[str]] = {}
+        for name, count in lengths.items():
+            by_length.setdefault(count, []).append(name)
+        exact = by_length.get(length)
+        groups = [("text", tuple(exact))] if exact else [("+".join(names), tuple(names)) for names in by_length.values()]
+        if not exact and sum(by_length) != length:
+            return ()
+    return _lay_out(groups, lengths, length, clip_length)
+
+
+def _lay_out(
+    groups: Sequence[tuple[str, tuple[str, ...]]], lengths: dict[str, int], length: int, clip_length: int | None
+) -> tuple[Part, ...]:
+    parts, start = [], 0
+    for position, (name, encoders) in enumerate(groups):
+        known = [lengths[encoder] for encoder in encoders if encoder in lengths]
+        last = position == len(groups) - 1
+        size = length - start if last else known[0] if known else clip_length
+        if size is None or start + size > length:
+            return ()
+        parts.append(Part(name, encoders, start, start + size))
+        start += size
+    return tuple(parts)
+
+
+def text_tokens(
+    pipe: Any, parts: Sequence[Part], prompts: Prompts | None, branch: Branch, unit: int, length: int
+) -> tuple[TextToken, ...]:
+    """Tokens of one row's text segment, unknown ones where no encoder ran for this side of guidance."""
+    tokens = [_UNKNOWN] * length
+    if prompts is None:
+        return tuple(tokens)
+    for part in parts:
+        columns = []
+        for encoder in part.encoders:
+            captured = prompts.captured(encoder, branch)
+            if captured is not None and len(captured.ids):
+                columns.append(_encoder_tokens(pipe, encoder, captured, _prompt_of(unit, prompts, captured)))
+        for offset in range(part.stop - part.start):
+            here = [column[offset] for column in columns if offset < len(column)]
+            if here:
+                tokens[part.start + offset] = _merge(here)
+    return tuple(tokens)
+
+
+def _prompt_of(unit: int, prompts: Prompts, captured: Captured) -> int:
+    """Prompt a unit belongs to: images of one prompt stand next to each other."""
+    count = len(captured.ids)
+    images = max(1, prompts.rows // count) if prompts.rows else 1
+    return min(unit // images, count - 1)
+
+
+def _encoder_tokens(pipe: Any, encoder: str, captured: Captured, prompt: int) -> list[TextToken]:
+    tokenizer = getattr(pipe, encoder.replace("text_encoder", "tokenizer"), None)
+    ids = [int(i) for i in captured.ids[prompt]]
+    mask = None if captured.mask is None else [bool(keep) for keep in captured.mask[prompt]]
+    strings: list[str | None] = [None] * len(ids)
+    if hasattr(tokenizer, "convert_ids_to_tokens"):
+        strings = [_clean(piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
+    return [TextToken(text, role, encoder) for text, role in zip(strings, _roles(tokenizer, ids, mask), strict=True)]
+
+
+def _clean(piece: Any) -> str | None:
+    return None if piece is None else str(piece).replace("</w>", "").replace("▁", "").replace("Ġ", "")
+
+
+def _roles(tokenizer: Any, ids: list[int], mask: list[bool] | None) -> list[Role | None]:
+    bos, eos, pad = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad"))
+    roles: list[Role | None] = []
+    ended = False
+    for position, token in enumerate(ids):
+        real = mask is None or mask[position]
+        if ended or not real:
+            roles.append("pad")
+        elif token == bos and "content" not in roles and "bos" not in roles:
+            roles.append("bos")
+        elif token == eos:
+            roles.append("eos")
+            ended = True
+        elif token == pad and (eos not in ids or "content" not in roles):
+            roles.append("pad")
+        else:
+            roles.append("content")
+    return roles
+
+
+def _merge(here: Sequence[TextToken]) -> TextToken:
+    """One token for a position several encoders share. A role other than padding wins: the position carries content."""
+    strings = list(dict.fromkeys(token.text for token in here if token.text is not None))
+    role = next((token.role for token in here if token.role != "pad"), here[0].role)
+    return TextToken("|".join(strings) if strings else None, role, "+".join(str(token.encoder) for token in here))

@@ -1,0 +1,228 @@
+"""When a call happens: generation, step, timestep, and which side of guidance each batch row is.
+
+Steps are counted by completed `scheduler.step` calls, because timesteps repeat (Heun) and skip-layer or two-call guidance runs the
+denoiser several times per step. With a bare module a step is a forward call. Sides of guidance come, in this order,
+from what the pipeline announces (`cache_context`), from which rows of the denoiser's input equal which output of `encode_prompt`, and
+from the order the family is known to use.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._call import AttentionCall, Branch, RowInfo
+from ._families import family_of
+from ._patch import wrap
+from ._prompts import Prompts
+
+_TIMESTEPS = ("timestep", "timesteps", "t", "time")
+_LATENTS = ("hidden_states", "sample", "x", "latents", "input_ids", "inputs_embeds", "pixel_values")
+
+
+@dataclass
+class Evaluation:
+    """One forward pass of a denoiser."""
+
+    part: str
+    """Component name of the denoiser, "" for a bare module."""
+    inputs: dict[str, Any]
+    """Arguments by parameter name."""
+    step: int
+    step_count: int | None
+    timestep: float | None
+    sigma: float | None
+    generation: int
+    evaluation: int
+    rows: tuple[RowInfo, ...]
+    """Rows of the denoiser's batch; calls may fold frames or windows into theirs."""
+    prompts: Prompts | None
+    """What the text encoders were given for this generation."""
+    cache: dict[Any, Any] = field(default_factory=dict)
+    """Segments already worked out, by site and shape."""
+
+    def rows_for(self, call: AttentionCall) -> tuple[RowInfo, ...]:
+        """Rows of a call: the batch's own, one per call index, or folded (batch first)."""
+        count, own = call.q.shape[0], self.rows
+        if count == len(own):
+            return own
+        if count == 1 and call.site.index < len(own):
+            return (RowInfo(0, own[call.site.index].branch, own[call.site.index].unit),)
+        if own and count % len(own) == 0:
+            fold = count // len(own)
+            return tuple(RowInfo(row, own[row // fold].branch, own[row // fold].unit) for row in range(count))
+        return tuple(RowInfo(row, "none", row) for row in range(count))
+
+
+class Tracker:
+    """Follows one pipeline or bare module through its steps."""
+
+    def __init__(self, pipe: Any, roots: dict[str, nn.Module]) -> None:
+        self.pipe, self.roots = pipe, roots
+        self.bare = isinstance(pipe, nn.Module)
+        self.step = self.generation = self.evaluation = 0
+        self.announced: str | None = None
+        self.scheduler: Any = None
+        self.parameters = {part: inspect.signature(type(root).forward) for part, root in roots.items()}
+        self._thread = 0
+        self._release: list[Callable[[], None]] = []
+
+    def install(self, stack: ExitStack) -> None:
+        """Listen to the scheduler and to announcements of the denoisers until `stack` closes."""
+        self._thread = threading.get_ident()
+        stack.callback(self._drop_scheduler)
+        if self.bare:
+            return
+        self._follow_scheduler()
+        for root in self.roots.values():
+            if callable(getattr(root, "cache_context", None)):
+                stack.callback(wrap(root, "cache_context", self._on_announcement))
+
+    def _here(self) -> bool:
+        return threading.get_ident() == self._thread
+
+    def _drop_scheduler(self) -> None:
+        while self._release:
+            self._release.pop()()
+
+    def _follow_scheduler(self) -> None:
+        scheduler = getattr(self.pipe, "scheduler", None)
+        if scheduler is self.scheduler:
+            return
+        self._drop_scheduler()
+        self.scheduler = scheduler
+        for name, subscriber in (("step", self._on_step), ("set_timesteps", self._on_timesteps)):
+            if callable(getattr(scheduler, name, None)):
+                self._release.append(wrap(scheduler, name, subscriber))
+
+    def _on_announcement(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._here():
+            self.announced = str(args[0] if args else kwargs.get("name"))
+        return call_next(*args, **kwargs)
+
+    def _on_step(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = call_next(*args, **kwargs)
+        if self._here():
+            self.step += 1
+        return result
+
+    def _on_timesteps(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = call_next(*args, **kwargs)
+        if self._here():
+            self.generation += self.evaluation > 0
+            self.step = self.evaluation = 0
+        return result
+
+    def begin(
+        self, part: str, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], prompts: Prompts | None
+    ) -> Evaluation:
+        """Describe the forward pass that starts now."""
+        if not self.bare:
+            self._follow_scheduler()
+        inputs = self._bind(part, root, args, kwargs)
+        by_forward = self.bare or self.scheduler is None
+        evaluation = Evaluation(
+            part=part,
+            inputs=inputs,
+            step=self.evaluation if by_forward else self.step,
+            step_count=None if by_forward else self._step_count(),
+            timestep=_timestep(inputs),
+            sigma=None if by_forward else self._sigma(),
+            generation=self.generation,
+            evaluation=self.evaluation,
+            rows=self._rows(root, inputs, prompts),
+            prompts=prompts,
+        )
+        self.evaluation += 1
+        return evaluation
+
+    def end(self) -> None:
+        """The forward pass is over."""
+        self.announced = None
+
+    def _bind(self, part: str, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(self.parameters[part].bind(root, *args, **kwargs).arguments)
+        except TypeError:  # the forward pass itself reports wrong arguments better
+            return dict(kwargs)
+
+    def _begin_index(self) -> int:
+        return getattr(self.scheduler, "begin_index", None) or 0
+
+    def _step_count(self) -> int | None:
+        timesteps = getattr(self.scheduler, "timesteps", None)
+        return None if timesteps is None else len(timesteps) - self._begin_index()
+
+    def _sigma(self) -> float | None:
+        sigmas = getattr(self.scheduler, "sigmas", None)
+        index = self._begin_index() + self.step
+        if not isinstance(sigmas, Tensor) or index >= len(sigmas):
+            return None
+        return float(sigmas[index])
+
+    # ---- sides of guidance ------------------------------------------------------------------------------------
+
+    def _rows(self, root: nn.Module, inputs: dict[str, Any], prompts: Prompts | None) -> tuple[RowInfo, ...]:
+        count = _batch(inputs)
+        if self.bare:
+            return _plain(count, "none")
+        if prompts is not None and prompts.negative is None and prompts.positive is not None:
+            return _plain(count, "none")
+        if self.announced in ("cond", "uncond"):
+            return _plain(count, "cond" if self.announced == "cond" else "uncond")
+        family = family_of(root)
+        order = family.rows if family else ("uncond", "cond")
+        if prompts is None or prompts.positive is None:
+            return _halves(count, order) if _repeats(inputs) else _plain(count, "none")
+        if count == 2 * prompts.rows:
+            first = prompts.side(inputs, slice(0, prompts.rows))
+            if first is not None:
+                order = ("cond", "uncond") if first == "cond" else ("uncond", "cond")
+            return _halves(count, order)
+        return _plain(count, prompts.side(inputs, slice(None)) or "cond")
+
+
+def _plain(count: int, branch: Branch) -> tuple[RowInfo, ...]:
+    return tuple(RowInfo(row, branch, row) for row in range(count))
+
+
+def _halves(count: int, order: tuple[Branch, Branch]) -> tuple[RowInfo, ...]:
+    half = count // 2
+    return tuple(RowInfo(row, order[row // half], row % half) for row in range(count))
+
+
+def _latents(inputs: dict[str, Any]) -> Any:
+    return next((inputs[name] for name in _LATENTS if inputs.get(name) is not None), None)
+
+
+def _batch(inputs: dict[str, Any]) -> int:
+    latents = _latents(inputs)
+    if latents is None:
+        latents = next((value for value in inputs.values() if isinstance(value, Tensor) and value.dim() > 1), None)
+    if isinstance(latents, Tensor):
+        return int(latents.shape[0])
+    return len(latents) if isinstance(latents, (list, tuple)) else 0
+
+
+def _repeats(inputs: dict[str, Any]) -> bool:
+    """Whether the second half of the latents is the first half again, as one-batch guidance makes it."""
+    latents = _latents(inputs)
+    if not isinstance(latents, Tensor) or latents.shape[0] % 2 or latents.shape[0] == 0:
+        return False
+    return torch.equal(*latents.chunk(2))
+
+
+def _timestep(inputs: dict[str, Any]) -> float | None:
+    value = next((inputs[name] for name in _TIMESTEPS if inputs.get(name) is not None), None)
+    if isinstance(value, Tensor):
+        return float(value.flatten()[0]) if value.numel() else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
