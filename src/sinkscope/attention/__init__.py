@@ -1,0 +1,86 @@
+"""Tensors in, tensors out: statistics and edits of one attention call (q, k, v, mask, scale).
+
+Knows no models and no files. Axes are always ordered row, head, query, key. Everything is exact and uses memory O(tokens);
+`reference` holds the float64 formulas with the whole matrix, for comparison.
+"""
+
+from __future__ import annotations
+
+from . import reference
+from ._actions import (
+    Mask,
+    ReplaceValue,
+    ScaleLogit,
+    ScaleProbability,
+    action_from_dict,
+    action_names,
+    register_action,
+)
+from ._apply import Run, apply_edits
+from ._backends import backends, register_backend
+from ._context import SelectionContext, default_group
+from ._derived import segment_mass, top_mass_share
+from ._edits import STAGES, Action, EditedCall, ResolvedEdit
+from ._mass_after import mass_after
+from ._measure import STATISTICS, Measurement, incoming_mass, measure
+from ._operands import Operands, allowed_keys
+from ._queries import QuerySet
+from ._random import KeyedRandom
+from ._rowblock import Raw
+from ._selectors import (
+    BottomMass,
+    Frozen,
+    Keys,
+    MassAbove,
+    RandomKeys,
+    Segment,
+    Selector,
+    TopMass,
+    register_selector,
+    selector_from_dict,
+    selector_names,
+)
+
+__all__ = [
+    "STAGES",
+    "STATISTICS",
+    "Action",
+    "BottomMass",
+    "EditedCall",
+    "Frozen",
+    "KeyedRandom",
+    "Keys",
+    "Mask",
+    "MassAbove",
+    "Measurement",
+    "Operands",
+    "QuerySet",
+    "RandomKeys",
+    "Raw",
+    "ReplaceValue",
+    "ResolvedEdit",
+    "Run",
+    "ScaleLogit",
+    "ScaleProbability",
+    "Segment",
+    "SelectionContext",
+    "Selector",
+    "TopMass",
+    "action_from_dict",
+    "action_names",
+    "allowed_keys",
+    "apply_edits",
+    "backends",
+    "default_group",
+    "incoming_mass",
+    "mass_after",
+    "measure",
+    "reference",
+    "register_action",
+    "register_backend",
+    "register_selector",
+    "segment_mass",
+    "selector_from_dict",
+    "selector_names",
+    "top_mass_share",
+]

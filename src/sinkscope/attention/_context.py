@@ -1,0 +1,101 @@
+"""What a selector may look at when it chooses keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sinkscope.errors import UsageError, unknown
+
+from ._random import KeyedRandom
+
+
+def default_group(groups: Collection[str]) -> str:
+    """The query group that counts when none is named: image queries where the model has them, else all."""
+    return "image" if "image" in groups else "all"
+
+
+class SelectionContext:
+    """One attention call as seen by selectors: masses by query group, segments, step, keyed random numbers, memory.
+
+    Args:
+        shape: (row, head, key).
+        masses: Incoming mass per query group, each [row, head, key]; or a function from group name to it (called once
+            per group, on first use) together with `groups`.
+        random: Keyed random numbers of this call.
+        groups: Names that `masses` answers to; read off `masses` where it is a mapping.
+        segments: name -> boolean [key] or [row, key].
+        step: Sampler step.
+        device: Where chosen sets live.
+        allowed: boolean [row, key], False for keys the model itself masks out; None = every key. No selector chooses
+            a key that is not allowed.
+        memory: Kept by the caller per edit and site over the steps of one generation, for `Frozen`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        masses: Mapping[str, Tensor] | Callable[[str], Tensor],
+        random: KeyedRandom,
+        *,
+        groups: Collection[str] | None = None,
+        segments: Mapping[str, Tensor] | None = None,
+        step: int = 0,
+        device: torch.device | str = "cpu",
+        allowed: Tensor | None = None,
+        memory: MutableMapping[Any, Any] | None = None,
+    ) -> None:
+        if groups is None:
+            groups = tuple(masses) if isinstance(masses, Mapping) else ("all",)
+        if len(random.units) != shape[0]:
+            raise UsageError(
+                f"Got random numbers keyed for {len(random.units)} rows; expected {shape[0]}, one per row."
+            )
+        self.shape = shape
+        self.random = random
+        self.groups = tuple(groups)
+        self.segments: Mapping[str, Tensor] = {} if segments is None else segments
+        self.step = step
+        self.device = torch.device(device)
+        self.allowed = allowed
+        self.memory: MutableMapping[Any, Any] = {} if memory is None else memory
+        self._masses = masses
+        self._cache: dict[str, Tensor] = {}
+
+    def mass(self, group: str | None = None) -> Tensor:
+        """Incoming mass [row, head, key] from a query group; None = image queries where they exist, else all."""
+        name = default_group(self.groups) if group is None else group
+        if name not in self._cache:
+            if name not in self.groups:
+                raise unknown("query group", name, self.groups)
+            found = self._masses[name] if isinstance(self._masses, Mapping) else self._masses(name)
+            if bool(torch.isnan(found).any()):
+                rows = torch.isnan(found).flatten(1).any(1).nonzero().flatten().tolist()
+                raise UsageError(
+                    f"Rows {rows} have no query in group {name!r} that sees any key, so no key can be ranked by its "
+                    "mass. Choose other queries, or leave these rows out of the edit."
+                )
+            self._cache[name] = found
+        return self._cache[name]
+
+    def segment(self, name: str) -> Tensor:
+        """Boolean [row, key] of a named segment."""
+        if name not in self.segments:
+            raise unknown("segment", name, self.segments)
+        rows, _, keys = self.shape
+        found = self.segments[name]
+        return (found[None] if found.dim() == 1 else found).to(self.device).expand(rows, keys)
+
+    def candidates(self) -> Tensor:
+        """Boolean [row, key]: keys that may be chosen at all."""
+        rows, _, keys = self.shape
+        if self.allowed is None:
+            return torch.ones(rows, keys, dtype=torch.bool, device=self.device)
+        return self.allowed.to(self.device).expand(rows, keys)
+
+    def uniform(self, seed: int) -> Tensor:
+        """float64 [row, head, key] uniform numbers keyed by (unit, seed, site, branch, step)."""
+        return self.random.uniform(seed, self.shape[1:]).to(self.device)

@@ -1,0 +1,74 @@
+"""Which queries get which edits.
+
+Queries are grouped by the set of edits that reach them; each group is one region, so that queries outside every edit are
+never recomputed and keep their bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sinkscope.errors import UsageError
+
+from ._edits import EditedCall, ResolvedEdit
+from ._queries import query_mask
+
+
+class Region(NamedTuple):
+    """Queries that share the same edits."""
+
+    edits: tuple[ResolvedEdit, ...]
+    """in order of composition; empty for queries no edit reaches"""
+    queries: Tensor | None
+    """boolean [row or 1, query]; None = all"""
+
+
+def active_edits(edits: Sequence[ResolvedEdit]) -> list[ResolvedEdit]:
+    """Edits that change anything or are forced onto the edited path, in order of composition."""
+    active = [
+        edit for edit in edits if edit.force_path or (not edit.action.is_identity and bool(edit.chosen.any()))
+    ]
+    return sorted(active, key=lambda edit: edit.action.rank)
+
+
+def regions(edits: Sequence[ResolvedEdit], q: Tensor) -> list[Region]:
+    """Split the queries of q [row, head, query, dim] by the edits that reach them."""
+    if all(edit.queries is None for edit in edits):
+        return [Region(tuple(edits), None)]
+    if len(edits) > 62:
+        raise UsageError(
+            f"Got {len(edits)} edits with query scopes on one call; expected at most 62. Merge some."
+        )
+    rows, _, count, _ = q.shape
+    code = torch.zeros(1, count, dtype=torch.long, device=q.device)
+    for bit, edit in enumerate(edits):
+        scope = query_mask(edit.queries, rows=rows, count=count, device=q.device, name="affected queries")
+        code = code + scope.long() * (1 << bit)
+    found = []
+    for value in code.unique().tolist():
+        inside = code == value
+        part = tuple(edit for bit, edit in enumerate(edits) if value >> bit & 1)
+        found.append(Region(part, None if bool(inside.all()) else inside))
+    return found
+
+
+def check_edits(edits: Sequence[ResolvedEdit], q: Tensor, k: Tensor) -> None:
+    """Refuse chosen sets whose shape does not fit the call."""
+    want = (q.shape[0], q.shape[1], k.shape[2])
+    for edit in edits:
+        if tuple(edit.chosen.shape) != want or edit.chosen.dtype != torch.bool:
+            raise UsageError(
+                f"Got chosen keys {edit.chosen.dtype} {tuple(edit.chosen.shape)}; expected bool [row, head, key] = "
+                f"{list(want)}. Choose keys from the same call that is edited."
+            )
+
+
+def fold(call: EditedCall, edits: Sequence[ResolvedEdit]) -> EditedCall:
+    """Apply the edits of a region one after the other."""
+    for edit in edits:
+        call = edit.action.apply(call, edit.chosen, edit.random)
+    return call

@@ -1,0 +1,229 @@
+"""Row-block backend: exact attention statistics in one pass with memory O(tokens).
+
+Queries are walked in blocks whose logits take about 4 MiB (CPU): one GEMM for the logits, softmax in place, one thin GEMM
+for the weighted column sums of every query group, and, when wanted, one GEMM for the output. Strided views of q, k, v
+([row, token, head, dim] transposed) are walked without copying them whole.
+
+Guarantees: float32 inside (float64 for float64 input); the numbers of a row do not depend on the other rows of its
+batch; a query without any key to attend to has weights 0, lse -inf and is reported as not alive.
+Not guaranteed: speed on GPUs, where a fused kernel is the better tool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._operands import Operands, four_axes
+
+CPU_BLOCK_BYTES = 4 * 2**20
+DEVICE_BLOCK_BYTES = 64 * 2**20
+
+
+class Block(NamedTuple):
+    """Which part of the call a block covers."""
+
+    rows: slice
+    heads: slice
+    queries: slice
+
+
+WeightEdit = Callable[[Tensor, Block], Tensor]
+"""Maps softmax weights [row, head, query, key] of a block to edited weights (may work in place)."""
+
+
+@dataclass
+class Raw:
+    """What a backend hands back: sums over queries, and one number per query."""
+
+    mass: Tensor | None = None
+    """[row, head, group, key] weighted sum of softmax weights over queries"""
+    alive: Tensor | None = None
+    """[row, head, query] False where a query has no key to attend to; None = all alive"""
+    lse: Tensor | None = None
+    """[row, head, query] natural log"""
+    entropy: Tensor | None = None
+    """[row, head, query] nats"""
+    peak: Tensor | None = None
+    """[row, head, query] largest weight of the query"""
+    output: Tensor | None = None
+    """[row, head, query, dim]"""
+    activation: Tensor | None = None
+    """[row, head] largest |output| of the queries that were walked"""
+
+
+def plan_blocks(shape: tuple[int, int, int, int], span: range, limit: int, dim: int = 1) -> Iterator[Block]:
+    """Cut [row, head, query, key] into blocks of at most `limit` logits (at least one query of two heads).
+
+    Whether one row fits decides the cut, never the number of rows: so the numbers of a row do not depend on its batch.
+    """
+    rows, heads, _, keys = shape
+    per_head = max(1, len(span) * keys)
+    if heads * per_head <= limit:
+        step = max(1, limit // (heads * max(per_head, dim * keys)))
+        for start in range(0, rows, step):
+            yield Block(slice(start, min(rows, start + step)), slice(0, heads), slice(span.start, span.stop))
+        return
+    chunk = min(heads, max(limit // per_head, 2))
+    height = max(1, min(len(span), limit // (chunk * keys)))
+    for row in range(rows):
+        for head in range(0, heads, chunk):
+            for query in range(span.start, span.stop, height):
+                stop = min(span.stop, query + height)
+                yield Block(slice(row, row + 1), slice(head, min(heads, head + chunk)), slice(query, stop))
+
+
+def block_logits(ops: Operands, block: Block) -> Tensor:
+    """Masked logits [row, head, query, key] of one block, in the compute dtype."""
+    dtype = ops.compute_dtype
+    heads = ops.q.shape[1]
+    q = ops.q[block.rows, block.heads, block.queries].to(dtype)
+    k = take_kv(ops.k, block, heads).to(dtype)
+    shape = (*q.shape[:3], k.shape[2])
+    flat = torch.empty(shape[0] * shape[1], shape[2], shape[3], dtype=dtype, device=q.device)
+    torch.baddbmm(flat, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), beta=0, alpha=ops.factor, out=flat)
+    logits = flat.view(shape)
+    for mask in ops.masks:
+        part = _part(mask, block)
+        if part.dtype == torch.bool:
+            logits.masked_fill_(~part, float("-inf"))
+        else:
+            logits.add_(part.to(dtype))
+    if ops.is_causal:
+        logits.masked_fill_(_hidden(ops, block, shape[3]), float("-inf"))
+    return logits
+
+
+def take_kv(t: Tensor, block: Block, heads: int) -> Tensor:
+    """The kv rows that the heads of a block read, one per query head."""
+    group = heads // t.shape[1]
+    if group == 1:
+        return t[block.rows, block.heads]
+    first, last = block.heads.start // group, (block.heads.stop - 1) // group + 1
+    part = t[block.rows, first:last].repeat_interleave(group, dim=1)
+    return part[:, block.heads.start - first * group : block.heads.stop - first * group]
+
+
+def _part(mask: Tensor, block: Block) -> Tensor:
+    full = four_axes(mask)
+    cut = tuple(part if size > 1 else slice(None) for size, part in zip(full.shape[:3], block, strict=True))
+    return full[cut]
+
+
+def _hidden(ops: Operands, block: Block, keys: int) -> Tensor:
+    device = ops.q.device
+    count = ops.q.shape[2]
+    positions = torch.arange(count, device=device) if ops.positions is None else ops.positions
+    return torch.arange(keys, device=device) > positions[block.queries, None]
+
+
+class _Pass:
+    """Buffers of one pass over the blocks; one method per stage of a block."""
+
+    def __init__(
+        self, ops: Operands, weights: Tensor, want: Collection[str], edit: WeightEdit | None
+    ) -> None:
+        self.ops, self.weights, self.want, self.edit = ops, weights, want, edit
+        rows, heads, queries, keys = ops.shape
+        self.raw = raw = Raw()
+        per_query = {"dtype": ops.compute_dtype, "device": ops.q.device}
+        if "mass" in want:
+            raw.mass = torch.zeros(rows, heads, weights.shape[-2], keys, **per_query)
+        if ops.masks:
+            raw.alive = torch.ones(rows, heads, queries, dtype=torch.bool, device=ops.q.device)
+        if "lse" in want:
+            raw.lse = torch.zeros(rows, heads, queries, **per_query)
+        if "entropy" in want:
+            raw.entropy = torch.zeros(rows, heads, queries, **per_query)
+        if "max_weight" in want:
+            raw.peak = torch.zeros(rows, heads, queries, **per_query)
+        if ops.v is not None and "output" in want:
+            raw.output = torch.zeros(rows, heads, queries, ops.v.shape[-1], **per_query)
+        if "max_activation" in want:
+            raw.activation = torch.zeros(rows, heads, **per_query)
+
+    def walk(self, block: Block) -> None:
+        logits = block_logits(self.ops, block)
+        needs_top = self.ops.masks or "lse" in self.want
+        top = logits.amax(-1) if needs_top else None
+        keep = "entropy" in self.want
+        p = torch.softmax(logits, -1) if keep else torch.softmax(logits, -1, out=logits)
+        if top is not None and self.raw.alive is not None:
+            dead = top == float("-inf")
+            self.raw.alive[block] = ~dead
+            p.masked_fill_(dead[..., None], 0.0)
+        self._per_query(block, p, top, logits if keep else None)
+        if self.edit is not None:
+            p = self.edit(p, block)
+        self._sums(block, p)
+
+    def _per_query(self, block: Block, p: Tensor, top: Tensor | None, logits: Tensor | None) -> None:
+        raw = self.raw
+        peak = p.amax(-1) if raw.lse is not None or raw.peak is not None or raw.entropy is not None else None
+        if raw.peak is not None and peak is not None:
+            raw.peak[block] = peak
+        if raw.lse is not None and top is not None and peak is not None:
+            # The weight of the best key is exp(top - lse); a query without keys has top -inf and weight 0.
+            raw.lse[block] = torch.where(peak > 0, top - peak.log(), top)
+        if raw.entropy is not None and logits is not None and peak is not None:
+            best = logits.amax(-1, keepdim=True).clamp_min_(torch.finfo(p.dtype).min)
+            centred = logits.sub_(best).clamp_min_(torch.finfo(p.dtype).min)
+            raw.entropy[block] = torch.where(peak > 0, -peak.log() - torch.linalg.vecdot(p, centred), peak)
+
+    def _sums(self, block: Block, p: Tensor) -> None:
+        raw, ops = self.raw, self.ops
+        flat = p.flatten(0, 1)
+        if raw.mass is not None:
+            rows, heads = p.shape[:2]
+            part = self.weights[block.rows if self.weights.shape[0] > 1 else slice(None)]
+            part = part[:, block.heads if part.shape[1] > 1 else slice(None), :, block.queries]
+            part = part.expand(rows, heads, *part.shape[2:]).flatten(0, 1)
+            raw.mass[block.rows, block.heads] += torch.bmm(part, flat).unflatten(0, (rows, heads))
+        if ops.v is not None and (raw.output is not None or raw.activation is not None):
+            v = take_kv(ops.v, block, ops.q.shape[1]).to(p.dtype).flatten(0, 1)
+            out = torch.bmm(flat, v).unflatten(0, p.shape[:2])
+            if raw.output is not None:
+                raw.output[block] = out
+            if raw.activation is not None:
+                seen = raw.activation[block.rows, block.heads]
+                raw.activation[block.rows, block.heads] = torch.maximum(seen, out.abs().amax((-1, -2)))
+
+
+def rowblock(
+    ops: Operands,
+    weights: Tensor,
+    want: Collection[str],
+    *,
+    edit: WeightEdit | None = None,
+    limit_bytes: int | None = None,
+) -> Raw:
+    """Measure one attention call block by block.
+
+    Args:
+        ops: The call.
+        weights: Query weights of every group, [row or 1, head or 1, group, query], in the compute dtype.
+        want: Any of mass, lse, entropy, max_weight, output, max_activation.
+        edit: Changes the softmax weights of each block before sums and output are formed.
+        limit_bytes: Size of the logits of a block; None picks 4 MiB on the CPU and 64 MiB elsewhere.
+    """
+    if limit_bytes is None:
+        limit_bytes = CPU_BLOCK_BYTES if ops.q.device.type == "cpu" else DEVICE_BLOCK_BYTES
+    limit = max(1, limit_bytes // (8 if ops.compute_dtype == torch.float64 else 4))
+    span = range(ops.shape[2])
+    if set(want) <= {"mass", "max_weight", "entropy"}:
+        span = _used_span(weights)
+    with torch.no_grad(), torch.autocast(ops.q.device.type, enabled=False):
+        state = _Pass(ops, weights, want, edit)
+        for block in plan_blocks(ops.shape, span, limit, ops.q.shape[-1]):
+            state.walk(block)
+    return state.raw
+
+
+def _used_span(weights: Tensor) -> range:
+    """The smallest range of queries that holds every query with a weight."""
+    used = (weights != 0).flatten(0, -2).any(0).nonzero()
+    return range(int(used[0]), int(used[-1]) + 1) if len(used) else range(0)

@@ -1,0 +1,295 @@
+"""Selectors: which keys an edit touches.
+
+`choose(ctx)` returns a boolean [row, head, key]. Budgets are `keys_per_head` (each head its own keys) or `shared_keys`
+(one set per row for all heads, ranked by the mean over heads). Ties go to the lower key index. No selector chooses a key
+that the model itself masks out.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from sinkscope.errors import UsageError
+
+from ._context import SelectionContext
+from ._spec import Registry, Spec
+
+
+class Selector(Spec):
+    """Base class of selectors. Subclasses are frozen dataclasses and implement `choose`."""
+
+    @abstractmethod
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        """Boolean [row, head, key] of the chosen keys."""
+
+    def required_queries(self) -> tuple[str | None, ...]:
+        """Query groups whose incoming mass is needed; None stands for the model's default group."""
+        return ()
+
+    def must_see(self, step: int) -> bool:
+        """Whether the selector has to be asked at this step even where nothing is edited."""
+        return False
+
+
+_REGISTRY: Registry[Selector] = Registry("selector", Selector, "sinkscope.selectors")  # type: ignore[type-abstract]
+C = TypeVar("C", bound=type[Selector])
+
+
+def register_selector(cls: C) -> C:
+    """Class decorator: let `selector_from_dict` find a selector by its class name."""
+    _REGISTRY.register(cls)
+    return cls
+
+
+def selector_names() -> list[str]:
+    """Names that `selector_from_dict` knows."""
+    return _REGISTRY.names()
+
+
+def selector_from_dict(data: Mapping[str, Any]) -> Selector:
+    """Build a selector from `{"TopMass": {"keys_per_head": 1}}`.
+
+    Raises:
+        UsageError: Unknown name or field, missing field, or a value the selector refuses.
+    """
+    return _REGISTRY.build(data)
+
+
+def _nested(value: Any) -> Any:
+    return selector_from_dict(value) if isinstance(value, Mapping) else value
+
+
+def _check_budget(spec: _Budget) -> None:
+    name = type(spec).__name__
+    given = {key: getattr(spec, key) for key in ("keys_per_head", "shared_keys")}
+    used = {key: value for key, value in given.items() if value is not None}
+    if len(used) != 1:
+        raise UsageError(
+            f"{name} got {given}; expected exactly one budget: keys_per_head=... or shared_keys=...."
+        )
+    (key, value), *_ = used.items()
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{name} got {key}={value!r}; expected a whole number of at least 1.")
+
+
+@dataclass(frozen=True)
+class _Budget(Selector):
+    keys_per_head: int | None = None
+    """keys for each head on its own"""
+    shared_keys: int | None = None
+    """keys in one set shared by all heads of a row"""
+
+    def __post_init__(self) -> None:
+        _check_budget(self)
+
+    def _pick(self, scores: Tensor, candidates: Tensor, ctx: SelectionContext) -> Tensor:
+        """Take the budget's highest scores among candidates; both [row, head, key]."""
+        if self.shared_keys is not None:
+            scores, candidates = scores.mean(1, keepdim=True), candidates.all(1, keepdim=True)
+        count = self.keys_per_head or self.shared_keys or 0
+        free = int(candidates.sum(-1).min()) if candidates.numel() else 0
+        if count > free:
+            budget = "keys_per_head" if self.keys_per_head else "shared_keys"
+            raise UsageError(
+                f"{type(self).__name__} asks for {budget}={count}, but only {free} of {ctx.shape[2]} keys are there to "
+                f"choose from at {ctx.random.site!r}. Use a budget of at most {free}."
+            )
+        ranked = scores.masked_fill(~candidates, -torch.inf)
+        order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+        chosen = torch.zeros_like(candidates).scatter(-1, order, True)
+        return chosen.expand(ctx.shape)
+
+
+@register_selector
+@dataclass(frozen=True)
+class TopMass(_Budget):
+    """The keys with the largest incoming mass: the sinks.
+
+    Example:
+        >>> TopMass(keys_per_head=1).to_dict()
+        {'TopMass': {'keys_per_head': 1}}
+    """
+
+    queries: str | None = None
+    """query group whose attention is counted; None = image queries where the model has them, else all"""
+
+    def required_queries(self) -> tuple[str | None, ...]:
+        return (self.queries,)
+
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        return self._pick(ctx.mass(self.queries), _candidates(ctx), ctx)
+
+
+@register_selector
+@dataclass(frozen=True)
+class BottomMass(_Budget):
+    """The keys with the smallest incoming mass."""
+
+    queries: str | None = None
+    """query group whose attention is counted; None = image queries where the model has them, else all"""
+
+    def required_queries(self) -> tuple[str | None, ...]:
+        return (self.queries,)
+
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        return self._pick(-ctx.mass(self.queries), _candidates(ctx), ctx)
+
+
+@register_selector
+@dataclass(frozen=True)
+class RandomKeys(_Budget):
+    """Keys drawn uniformly without replacement, keyed by unit, seed, site, branch and step."""
+
+    seed: int = 0
+    """random seed of the draw"""
+    exclude: Selector | None = None
+    """never draw keys that this selector chooses (with a shared budget: in any head)"""
+    within: str | None = None
+    """draw from this segment only"""
+
+    def __post_init__(self) -> None:
+        _check_budget(self)
+        object.__setattr__(self, "exclude", _nested(self.exclude))
+
+    def required_queries(self) -> tuple[str | None, ...]:
+        return () if self.exclude is None else self.exclude.required_queries()
+
+    def must_see(self, step: int) -> bool:
+        return self.exclude is not None and self.exclude.must_see(step)
+
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        candidates = _candidates(ctx)
+        if self.within is not None:
+            candidates = candidates & ctx.segment(self.within)[:, None]
+        if self.exclude is not None:
+            candidates = candidates & ~self.exclude.choose(ctx)
+        scores = ctx.uniform(self.seed)
+        # One draw serves all heads; a mean over heads would be a different, but equally keyed, ranking.
+        return self._pick(scores[:, :1].expand_as(scores) if self.shared_keys else scores, candidates, ctx)
+
+
+@register_selector
+@dataclass(frozen=True)
+class MassAbove(Selector):
+    """Every key whose incoming mass lies above a threshold; the number of keys follows from the call."""
+
+    share: float | None = None
+    """threshold as a share of all mass, 0..1"""
+    times_uniform: float | None = None
+    """threshold as a multiple of 1 / (number of keys the model lets through)"""
+    queries: str | None = None
+    """query group whose attention is counted; None = image queries where the model has them, else all"""
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.share, self.times_uniform) if value is not None]
+        if len(given) != 1 or given[0] < 0 or (self.share is not None and self.share > 1):
+            raise UsageError(
+                f"MassAbove got share={self.share!r}, times_uniform={self.times_uniform!r}; expected exactly one: "
+                "share between 0 and 1, or times_uniform of at least 0."
+            )
+
+    def required_queries(self) -> tuple[str | None, ...]:
+        return (self.queries,)
+
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        mass, candidates = ctx.mass(self.queries), _candidates(ctx)
+        if self.share is not None:
+            return (mass > self.share) & candidates
+        uniform = 1.0 / candidates.sum(-1, keepdim=True)
+        return (mass > float(self.times_uniform or 0.0) * uniform) & candidates
+
+
+@register_selector
+@dataclass(frozen=True)
+class Keys(Selector):
+    """Named key positions, the same for every head."""
+
+    indices: tuple[int, ...]
+    """0-based positions among all keys, or within `segment`"""
+    segment: str | None = None
+    """count positions within this segment"""
+
+    def __post_init__(self) -> None:
+        got = tuple(self.indices)
+        if not got or any(not isinstance(i, int) or i < 0 for i in got) or len(set(got)) != len(got):
+            raise UsageError(
+                f"Keys got indices={got!r}; expected one or more different whole numbers from 0 on."
+            )
+        object.__setattr__(self, "indices", got)
+
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        rows, _, keys = ctx.shape
+        inside = torch.ones(rows, keys, dtype=torch.bool, device=ctx.device)
+        if self.segment is not None:
+            inside = ctx.segment(self.segment)
+        size = int(inside.sum(-1).min())
+        if max(self.indices) >= size:
+            where = "this call" if self.segment is None else f"segment {self.segment!r}"
+            raise UsageError(
+                f"Keys names position {max(self.indices)}, but {where} has {size} keys (0..{size - 1}) at "
+                f"{ctx.random.site!r}."
+            )
+        position = inside.long().cumsum(-1) - 1
+        named = torch.isin(position, torch.tensor(self.indices, device=ctx.device))
+        return (named & inside)[:, None] & _candidates(ctx)
+
+
+@register_selector
+@dataclass(frozen=True)
+class Segment(Selector):
+    """Every key of a named segment."""
+
+    name: str
+    """a segment of the model, for example "image" or "text\""""
+
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        return ctx.segment(self.name)[:, None] & _candidates(ctx)
+
+
+@register_selector
+@dataclass(frozen=True)
+class Frozen(Selector):
+    """The set another selector chooses at one step, kept for all later steps; nothing before that step."""
+
+    select: Selector
+    """who chooses"""
+    step: int = 0
+    """sampler step at which the set is chosen"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "select", _nested(self.select))
+        if not isinstance(self.step, int) or self.step < 0:
+            raise UsageError(f"Frozen got step={self.step!r}; expected a whole number from 0 on.")
+
+    def required_queries(self) -> tuple[str | None, ...]:
+        return self.select.required_queries()
+
+    def must_see(self, step: int) -> bool:
+        return step == self.step
+
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        if ctx.step < self.step:
+            return torch.zeros(ctx.shape, dtype=torch.bool, device=ctx.device)
+        rows = list(zip(ctx.random.units, ctx.random.branches, strict=True))
+        missing = [row for row in rows if (self, row) not in ctx.memory]
+        if missing and ctx.step == self.step:
+            # Samplers that evaluate a step twice keep the set of the first evaluation.
+            chosen = self.select.choose(ctx)
+            for index, row in enumerate(rows):
+                ctx.memory.setdefault((self, row), chosen[index].clone())
+        elif missing:
+            raise UsageError(
+                f"Frozen chooses its keys at step {self.step}, but {missing[0]} at {ctx.random.site!r} was first seen at "
+                f"step {ctx.step}. Choose a step that the run reaches, counted from 0."
+            )
+        return torch.stack([ctx.memory[(self, row)] for row in rows]).to(ctx.device)
+
+
+def _candidates(ctx: SelectionContext) -> Tensor:
+    return ctx.candidates()[:, None].expand(ctx.shape)
