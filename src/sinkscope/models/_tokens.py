@@ -2,7 +2,7 @@
 
 The ids are the ones the text encoders were given, so truncation, padding and chat templates are seen as they are. The
 first end mark is the real one and everything behind it is padding: CLIP-L pads with its end mark, CLIP-G with another id.
-Where several encoders share a position (their features are concatenated), the strings are joined by "|" if they differ.
+Where several encoders share a position (their features are concatenated), the strings are joined by " / " if they differ.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def _encoder_tokens(pipe: Any, encoder: str, captured: Captured, prompt: int) ->
 
 
 def _clean(piece: Any) -> str | None:
-    return None if piece is None else str(piece).replace("</w>", "").replace("▁", "").replace("Ġ", "")
+    # A piece that is nothing but a word-boundary mark keeps it.
+    return None if piece is None else str(piece).replace("</w>", "").strip("▁Ġ") or str(piece)
 
 
 def _roles(tokenizer: Any, ids: list[int], mask: list[bool] | None) -> list[Role | None]:
@@ -136,4 +137,4 @@ def _merge(here: Sequence[TextToken]) -> TextToken:
     """One token for a position several encoders share. A role other than padding wins: the position carries content."""
     strings = list(dict.fromkeys(token.text for token in here if token.text is not None))
     role = next((token.role for token in here if token.role != "pad"), here[0].role)
-    return TextToken("|".join(strings) if strings else None, role, "+".join(str(token.encoder) for token in here))
+    return TextToken(" / ".join(strings) if strings else None, role, "+".join(str(token.encoder) for token in here))
