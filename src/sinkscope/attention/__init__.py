@@ -1,7 +1,7 @@
 """Tensors in, tensors out: statistics and edits of one attention call (q, k, v, mask, scale).
 
-Knows no models and no files. Axes are always ordered row, head, query, key. Everything is exact and uses memory O(tokens);
-`reference` holds the float64 formulas with the whole matrix, for comparison.
+Knows no models and no files. Axes are always ordered row, head, query, key. Everything is exact and uses
+memory O(tokens); `reference` holds the float64 formulas with the whole matrix, for comparison.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Actions: what happens to the chosen keys.
 
-Score path: `Mask`, `ScaleLogit`, `ScaleProbability`. Value path: `ReplaceValue`. Formulas of the paper's released code
-(its `prob_scale`, `zero`, `mean`, `noise`, `lerp`); see each class.
+Score path: `Mask`, `ScaleLogit`, `ScaleProbability`. Value path: `ReplaceValue`. Formulas of the paper's
+released code (its `prob_scale`, `zero`, `mean`, `noise`, `lerp`); see each class.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sinkscope.errors import UsageError, unknown
 
@@ -62,9 +63,11 @@ class Mask(Action):
     stage: ClassVar[str] = "keys"
 
     @property
+    @override
     def is_identity(self) -> bool:
         return False
 
+    @override
     def apply(self, call: EditedCall, chosen: Tensor, random: KeyedRandom | None) -> EditedCall:
         return call.add_bias(chosen, -math.inf)
 
@@ -85,9 +88,11 @@ class ScaleLogit(Action):
         _number("ScaleLogit", "shift", self.shift)
 
     @property
+    @override
     def is_identity(self) -> bool:
         return self.factor == 1.0 and self.shift == 0.0
 
+    @override
     def apply(self, call: EditedCall, chosen: Tensor, random: KeyedRandom | None) -> EditedCall:
         if self.factor != 1.0:
             k = per_head(call, call.k)
@@ -104,8 +109,9 @@ class ScaleLogit(Action):
 class ScaleProbability(Action):
     """Softmax weight of the chosen keys times eta, the others rescaled so that every row still sums to one.
 
-    With s_i the weight of the chosen keys in row i: p' = eta p on them, p' = p (1 - eta s_i) / (1 - s_i) elsewhere.
-    eta = 0 equals `Mask`. A row whose whole weight lies on chosen keys stays as it is (for eta = 0: attends to nothing).
+    With s_i the weight of the chosen keys in softmax row i: p' = eta p on them and p' = p (1 - eta s_i) / (1 - s_i)
+    elsewhere. eta = 0 equals `Mask`. A softmax row whose whole weight lies on chosen keys stays as it is (for
+    eta = 0: attends to nothing).
     """
 
     eta: float
@@ -116,16 +122,20 @@ class ScaleProbability(Action):
         _number("ScaleProbability", "eta", self.eta)
         if not 0.0 <= self.eta <= 1.0:
             raise UsageError(
-                f"ScaleProbability got eta={self.eta!r}; expected 0..1. To strengthen keys use ScaleLogit(shift=log(x))."
+                f"ScaleProbability got eta={self.eta!r}; expected 0..1. To strengthen keys use "
+                "ScaleLogit(shift=log(x))."
             )
 
     @property
+    @override
     def is_identity(self) -> bool:
         return self.eta == 1.0
 
+    @override
     def apply(self, call: EditedCall, chosen: Tensor, random: KeyedRandom | None) -> EditedCall:
         if self.eta == 0.0 and not call.weights:
-            # First in its stage, so removal before or after the softmax is the same; this way is one fused call.
+            # First in its stage, so removal before or after the softmax is the same; this way is
+            # one fused call.
             return call.add_bias(chosen, -math.inf)
 
         def rescale(p: Tensor, block: Block) -> Tensor:
@@ -149,8 +159,9 @@ def _rescale(p: Tensor, on: Tensor, eta: float) -> Tensor:
 class ReplaceValue(Action):
     """Move the values of the chosen keys: v' = v + amount * (target - v); the weights stay.
 
-    Targets: "zero"; "mean" of the values of all keys the model lets through, per row and head; "noise", normal with mean 0
-    and the standard deviation of v in that row and head, keyed by unit, seed, site, branch and step.
+    Targets: "zero"; "mean" of the values of all keys the model lets through, per row and head; "noise",
+    normal with mean 0 and the standard deviation of v in that row and head, keyed by unit, seed, site, branch
+    and step.
     """
 
     with_: Literal["zero", "mean", "noise"]
@@ -167,9 +178,11 @@ class ReplaceValue(Action):
         _number("ReplaceValue", "amount", self.amount)
 
     @property
+    @override
     def is_identity(self) -> bool:
         return self.amount == 0.0
 
+    @override
     def apply(self, call: EditedCall, chosen: Tensor, random: KeyedRandom | None) -> EditedCall:
         if call.v is None:
             return call
@@ -191,8 +204,8 @@ class ReplaceValue(Action):
             return mean
         if random is None:
             raise UsageError(
-                "ReplaceValue(with_='noise') needs keyed random numbers. Pass random=KeyedRandom.of(units, branches, "
-                "site, step) to ResolvedEdit."
+                "ReplaceValue(with_='noise') needs keyed random numbers. Pass "
+                "random=KeyedRandom.of(units, branches, site, step) to ResolvedEdit."
             )
         centre = mean.mean(-1, keepdim=True)
         spread = torch.einsum("rk,rhkd->rh", share.expand(rows, keys), (wide - centre).square()) / dim

@@ -1,11 +1,11 @@
 """`apply_edits`: the output of an attention call under edits.
 
-Usually ONE call of the model's own kernel with a broadcast [row, head, 1, key] bias and/or edited keys and values: exact for
-any removed mass, no cancellation, memory O(tokens). Edits of the softmax weights themselves (`ScaleProbability`) go through
-the row-block pass, where the weights exist block by block in float32.
+Usually ONE call of the model's own kernel with a broadcast [row, head, 1, key] bias and/or edited keys and
+values: exact for any removed mass, no cancellation, memory O(tokens). Edits of the softmax weights themselves
+(`ScaleProbability`) go through the row-block pass, where the weights exist block by block in float32.
 
-Guarantees: nothing chosen or identity only -> exactly one call with the original tensors (same bits); queries, rows and heads
-that no edit reaches keep the bits of the original call (which then runs as well).
+Guarantees: nothing chosen or identity only -> exactly one call with the original tensors (same bits);
+queries, rows and heads that no edit reaches keep the bits of the original call (which then runs as well).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Run = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float | None], Tens
 """run(q, k, v, mask, is_causal, scale) -> output: issues the model's own attention kernel."""
 
 MASK_BYTES = 64 * 2**20
-"""A mask that differs between queries is built for so many queries at a time that it stays below this size."""
+"""A mask that differs between queries is built for as many queries at a time as fit this size."""
 
 
 def apply_edits(
@@ -41,16 +41,16 @@ def apply_edits(
 ) -> Tensor:
     """Attention output with edits applied.
 
-    Edits compose in the order of their actions' stages (q/k, keys, logits, normaliser, probabilities, values, output);
-    within a stage in the order given.
+    Edits compose in the order of their actions' stages (q/k, keys, logits, normaliser, probabilities, values,
+    output); within a stage in the order given.
 
     Args:
         q: [row, head, query, dim].
         k: [row, kv_head, key, dim].
         v: [row, kv_head, key, dim].
         edits: Edits with chosen keys. Their order matters within a stage only.
-        run: Issues the model's own kernel: run(q, k, v, mask, is_causal, scale). It may be called with fewer queries, with
-            kv heads repeated to the query heads, and with an additive mask.
+        run: Issues the model's own kernel: run(q, k, v, mask, is_causal, scale). It may be called with fewer
+            queries, with kv heads repeated to the query heads, and with an additive mask.
         mask: The model's mask, boolean (True = keep) or additive.
         scale: The model's scale; None means 1 / sqrt(dim).
         is_causal: The model's causal flag.
@@ -107,11 +107,18 @@ def _take(call: EditedCall, positions: Tensor) -> EditedCall:
 
 
 def _edited(call: EditedCall, part: Region, run: Run) -> Tensor:
+    dtype = call.q.dtype
     call = fold(call, part.edits)
-    out = _weighted(call) if call.weights else torch.cat(list(_issue(call, run)), dim=2)
+    out = _weighted(call) if call.weights else _joined(list(_issue(call, run)), dtype)
     for change in call.finish:
         out = change(out)
     return out
+
+
+def _joined(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    # Only a call widened to float32 comes back wider than it went in.
+    return out.to(dtype) if dtype in (torch.float16, torch.bfloat16) else out
 
 
 def _weighted(call: EditedCall) -> Tensor:
@@ -126,11 +133,13 @@ def _weighted(call: EditedCall) -> Tensor:
     none = torch.zeros(1, 1, 1, ops.shape[2], dtype=ops.compute_dtype, device=call.q.device)
     out = rowblock(ops, none, {"output"}, edit=edit).output
     assert out is not None  # "output" was asked for and values are there
-    return out.to(call.q.dtype)
+    device = call.q.device.type
+    # The kernel this stands in for would have been cast by autocast.
+    return out.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else call.q.dtype)
 
 
 def _issue(call: EditedCall, run: Run) -> Iterator[Tensor]:
-    """Call the kernel once, or, where mask and bias together differ between queries, for some queries at a time."""
+    """Call the kernel once, or for some queries at a time where the full mask differs between queries."""
     assert call.v is not None
     causal = call.is_causal
     if call.bias is None and not (causal and call.positions is not None):
@@ -165,12 +174,19 @@ def _additive(call: EditedCall) -> Tensor:
         causal = torch.zeros(1, 1, count, keys, device=call.q.device).masked_fill_(hidden, -torch.inf)
         total = causal if total is None else total + causal
     assert total is not None
-    return total.to(call.q.dtype)
+    wide = call.mask is not None and call.mask.is_floating_point()
+    return total.to(call.mask.dtype if wide and call.mask is not None else call.q.dtype)
 
 
 def _in_exact_dtype(call: EditedCall) -> EditedCall:
     """Widen a half-precision call whose bias would be rounded: kernels want the mask in the dtype of q."""
-    if call.bias is None or bool((call.bias.to(call.q.dtype).to(call.bias.dtype) == call.bias).all()):
+    bias, mask = call.bias, call.mask
+    if bias is None or call.q.dtype not in (torch.float16, torch.bfloat16):
+        return call
+    additive = mask is not None and mask.is_floating_point()
+    exact = bool((bias.to(call.q.dtype).to(bias.dtype) == bias).all())
+    if exact and not (additive and bool((torch.isfinite(bias) & (bias != 0)).any())):
         return call
     v = None if call.v is None else call.v.float()
-    return replace(call, q=call.q.float(), k=call.k.float(), v=v)
+    mask = mask.float() if additive and mask is not None else mask
+    return replace(call, q=call.q.float(), k=call.k.float(), v=v, mask=mask)

@@ -1,7 +1,8 @@
 """The backends behind `measure`, by name.
 
-A backend takes `(operands, weights, want)` and returns `Raw`; `weights` is [row or 1, head or 1, group, query].
-A faster one registers itself with a rule that says for which tensors it may be picked; the last registered that suits wins.
+A backend takes `(operands, weights, want)` and returns `Raw`; `weights` is [row or 1, head or 1, group,
+query]. A faster one registers itself with a rule that says for which tensors it may be picked; the last
+registered that suits wins.
 """
 
 from __future__ import annotations

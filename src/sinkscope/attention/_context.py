@@ -19,19 +19,19 @@ def default_group(groups: Collection[str]) -> str:
 
 
 class SelectionContext:
-    """One attention call as seen by selectors: masses by query group, segments, step, keyed random numbers, memory.
+    """One attention call as seen by selectors.
 
     Args:
         shape: (row, head, key).
-        masses: Incoming mass per query group, each [row, head, key]; or a function from group name to it (called once
-            per group, on first use) together with `groups`.
+        masses: Incoming mass per query group, each [row, head, key]; or a function from group name to it
+            (called once per group, on first use) together with `groups`.
         random: Keyed random numbers of this call.
         groups: Names that `masses` answers to; read off `masses` where it is a mapping.
         segments: name -> boolean [key] or [row, key].
         step: Sampler step.
         device: Where chosen sets live.
-        allowed: boolean [row, key], False for keys the model itself masks out; None = every key. No selector chooses
-            a key that is not allowed.
+        allowed: boolean [row, key], False for keys the model itself masks out; None = every key. No selector
+            chooses a key that is not allowed.
         memory: Kept by the caller per edit and site over the steps of one generation, for `Frozen`.
     """
 
@@ -66,7 +66,7 @@ class SelectionContext:
         self._cache: dict[str, Tensor] = {}
 
     def mass(self, group: str | None = None) -> Tensor:
-        """Incoming mass [row, head, key] from a query group; None = image queries where they exist, else all."""
+        """Incoming mass [row, head, key] from a query group; None = image queries if any, else all."""
         name = default_group(self.groups) if group is None else group
         if name not in self._cache:
             if name not in self.groups:
@@ -75,8 +75,8 @@ class SelectionContext:
             if bool(torch.isnan(found).any()):
                 rows = torch.isnan(found).flatten(1).any(1).nonzero().flatten().tolist()
                 raise UsageError(
-                    f"Rows {rows} have no query in group {name!r} that sees any key, so no key can be ranked by its "
-                    "mass. Choose other queries, or leave these rows out of the edit."
+                    f"Rows {rows} have no query in group {name!r} that sees any key, so no key can be "
+                    "ranked by its mass. Choose other queries, or leave these rows out of the edit."
                 )
             self._cache[name] = found
         return self._cache[name]

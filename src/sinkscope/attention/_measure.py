@@ -84,6 +84,7 @@ def measure(
     weights = member[:, None]
     if row_weight is not None:
         weights = weights * _per_query(row_weight, ops)[:, :, None]
+    _check_inputs(ops)
     raw = pick_backend(backend, q.device, q.dtype)(ops, weights, frozenset(want))
     return _reduce(raw, ops, list(groups), weights, frozenset(want))
 
@@ -169,6 +170,14 @@ def _reduce(raw: Raw, ops: Operands, names: list[str], weights: Tensor, want: fr
         output=raw.output if "output" in want else None,
         max_activation=raw.activation if "max_activation" in want else None,
     )
+
+
+def _check_inputs(ops: Operands) -> None:
+    finite = torch.isfinite(ops.q).all() & torch.isfinite(ops.k).all()
+    if ops.v is not None:
+        finite = finite & torch.isfinite(ops.v).all()
+    if not bool(finite):
+        raise blame(ops)
 
 
 def _check_finite(raw: Raw, ops: Operands, totals: Tensor, want: frozenset[str]) -> None:

@@ -1,8 +1,8 @@
 """The tensors of one attention call, checked once.
 
-Shapes: q [row, head, query, dim]; k, v [row, kv_head, key, dim]. `kv_head` divides `head` (grouped-query attention).
-Masks are boolean (True = keep) or additive floats, broadcastable to [row, head, query, key]; several may be given and
-are applied one after the other, so their sum is never built.
+Shapes: q [row, head, query, dim]; k, v [row, kv_head, key, dim]. `kv_head` divides `head` (grouped-query
+attention). Masks are boolean (True = keep) or additive floats, broadcastable to [row, head, query, key]; several
+may be given and are applied one after the other, so their sum is never built.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor | None) -> None:
         )
     if q.shape[0] != k.shape[0] or q.shape[-1] != k.shape[-1] or k.shape[1] == 0 or q.shape[1] % k.shape[1]:
         raise UsageError(
-            f"Got q {tuple(q.shape)} and k {tuple(k.shape)}; expected equal rows and dims and a kv_head count that "
-            "divides the head count. Pass the tensors exactly as the attention call gets them."
+            f"Got q {tuple(q.shape)} and k {tuple(k.shape)}; expected equal rows and dims and a kv_head "
+            "count that divides the head count. Pass the tensors exactly as the attention call gets them."
         )
     if v is not None and v.shape[:3] != k.shape[:3]:
         raise UsageError(
@@ -82,8 +82,8 @@ def _check_mask(mask: Tensor, shape: tuple[int, int, int, int]) -> None:
     sizes = (1,) * (4 - mask.dim()) + tuple(mask.shape)
     if mask.dim() > 4 or any(size not in (1, full) for size, full in zip(sizes, shape, strict=True)):
         raise UsageError(
-            f"Got a mask of shape {tuple(mask.shape)}; expected one that broadcasts to [row, head, query, key] = "
-            f"{list(shape)}. Use shape [row, 1, 1, key] for a mask over keys."
+            f"Got a mask of shape {tuple(mask.shape)}; expected one that broadcasts to "
+            f"[row, head, query, key] = {list(shape)}. Use shape [row, 1, 1, key] for a mask over keys."
         )
     if mask.dtype != torch.bool and not mask.is_floating_point():
         raise UsageError(
@@ -111,8 +111,8 @@ def allowed_keys(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Tenso
         shape: (row, head, query, key) of the call.
 
     Returns:
-        Boolean [row, key], or None where no mask is given. Additive masks count a key as masked out when its bias lies
-        1000 or more below the best key of the same query, which leaves a weight of exactly zero.
+        Boolean [row, key], or None where no mask is given. Additive masks count a key as masked out when its
+        bias lies 1000 or more below the best key of the same query, which leaves a weight of exactly zero.
     """
     if mask is None:
         return None
@@ -133,6 +133,6 @@ def blame(ops: Operands) -> NonFiniteError:
             found += [f"{bad} of {tensor.numel()} entries of {name}"] if bad else []
     what = ", ".join(found) or "the logits (q.k overflows although q and k are finite)"
     return NonFiniteError(
-        f"NaN or infinity in {what}; expected finite numbers. Run the model in bfloat16 or float32 instead of "
-        "float16, or look for the layer that overflows first."
+        f"NaN or infinity in {what}; expected finite numbers. Run the model in bfloat16 or float32 "
+        "instead of float16, or look for the layer that overflows first."
     )

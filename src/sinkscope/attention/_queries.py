@@ -57,8 +57,8 @@ def _indices(queries: Tensor, count: int, name: str) -> Tensor:
         )
     if queries.numel() and (int(queries.min()) < 0 or int(queries.max()) >= count):
         raise UsageError(
-            f"Query group {name!r} names queries {int(queries.min())}..{int(queries.max())}, but there are {count} "
-            f"(0..{count - 1})."
+            f"Query group {name!r} names queries {int(queries.min())}..{int(queries.max())}, but there "
+            f"are {count} (0..{count - 1})."
         )
     return queries
 

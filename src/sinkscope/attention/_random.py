@@ -31,7 +31,8 @@ class KeyedRandom:
     def __post_init__(self) -> None:
         if len(self.units) != len(self.branches):
             raise UsageError(
-                f"Got {len(self.units)} units and {len(self.branches)} branches; expected one of each per row."
+                f"Got {len(self.units)} units and {len(self.branches)} branches; expected one of each per "
+                "row."
             )
 
     @classmethod

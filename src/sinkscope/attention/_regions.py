@@ -1,7 +1,7 @@
 """Which queries get which edits.
 
-Queries are grouped by the set of edits that reach them; each group is one region, so that queries outside every edit are
-never recomputed and keep their bits.
+Queries are grouped by the set of edits that reach them; each group is one region, so that queries outside
+every edit are never recomputed and keep their bits.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def regions(edits: Sequence[ResolvedEdit], q: Tensor) -> list[Region]:
         scope = query_mask(edit.queries, rows=rows, count=count, device=q.device, name="affected queries")
         code = code + scope.long() * (1 << bit)
     found = []
-    for value in code.unique().tolist():
+    for value in torch.unique(code).tolist():
         inside = code == value
         part = tuple(edit for bit, edit in enumerate(edits) if value >> bit & 1)
         found.append(Region(part, None if bool(inside.all()) else inside))
@@ -62,8 +62,8 @@ def check_edits(edits: Sequence[ResolvedEdit], q: Tensor, k: Tensor) -> None:
     for edit in edits:
         if tuple(edit.chosen.shape) != want or edit.chosen.dtype != torch.bool:
             raise UsageError(
-                f"Got chosen keys {edit.chosen.dtype} {tuple(edit.chosen.shape)}; expected bool [row, head, key] = "
-                f"{list(want)}. Choose keys from the same call that is edited."
+                f"Got chosen keys {edit.chosen.dtype} {tuple(edit.chosen.shape)}; expected bool "
+                f"[row, head, key] = {list(want)}. Choose keys from the same call that is edited."
             )
 
 

@@ -1,11 +1,11 @@
 """Row-block backend: exact attention statistics in one pass with memory O(tokens).
 
-Queries are walked in blocks whose logits take about 4 MiB (CPU): one GEMM for the logits, softmax in place, one thin GEMM
-for the weighted column sums of every query group, and, when wanted, one GEMM for the output. Strided views of q, k, v
-([row, token, head, dim] transposed) are walked without copying them whole.
+Queries are walked in blocks whose logits take about 4 MiB (CPU): one GEMM for the logits, softmax in place,
+one thin GEMM for the weighted column sums of every query group, and, when wanted, one GEMM for the output.
+Strided views of q, k, v ([row, token, head, dim] transposed) are walked without copying them whole.
 
-Guarantees: float32 inside (float64 for float64 input); the numbers of a row do not depend on the other rows of its
-batch; a query without any key to attend to has weights 0, lse -inf and is reported as not alive.
+Guarantees: float32 inside (float64 for float64 input); the numbers of a row do not depend on the other rows
+of its batch; a query without any key to attend to has weights 0, lse -inf and is reported as not alive.
 Not guaranteed: speed on GPUs, where a fused kernel is the better tool.
 """
 
@@ -59,7 +59,8 @@ class Raw:
 def plan_blocks(shape: tuple[int, int, int, int], span: range, limit: int, dim: int = 1) -> Iterator[Block]:
     """Cut [row, head, query, key] into blocks of at most `limit` logits (at least one query of two heads).
 
-    Whether one row fits decides the cut, never the number of rows: so the numbers of a row do not depend on its batch.
+    Whether one row fits decides the cut, never the number of rows: so the numbers of a row do not depend on
+    its batch.
     """
     rows, heads, _, keys = shape
     per_head = max(1, len(span) * keys)
@@ -77,12 +78,10 @@ def plan_blocks(shape: tuple[int, int, int, int], span: range, limit: int, dim: 
                 yield Block(slice(row, row + 1), slice(head, min(heads, head + chunk)), slice(query, stop))
 
 
-def block_logits(ops: Operands, block: Block) -> Tensor:
-    """Masked logits [row, head, query, key] of one block, in the compute dtype."""
-    dtype = ops.compute_dtype
-    heads = ops.q.shape[1]
+def block_logits(ops: Operands, block: Block, k: Tensor) -> Tensor:
+    """Masked logits [row, head, query, key] of one block from the keys its heads read, in the dtype of k."""
+    dtype = k.dtype
     q = ops.q[block.rows, block.heads, block.queries].to(dtype)
-    k = take_kv(ops.k, block, heads).to(dtype)
     shape = (*q.shape[:3], k.shape[2])
     flat = torch.empty(shape[0] * shape[1], shape[2], shape[3], dtype=dtype, device=q.device)
     torch.baddbmm(flat, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), beta=0, alpha=ops.factor, out=flat)
@@ -129,25 +128,31 @@ class _Pass:
     ) -> None:
         self.ops, self.weights, self.want, self.edit = ops, weights, want, edit
         rows, heads, queries, keys = ops.shape
+        self.k = self.v = ops.q[:0]
+        self._held: tuple[slice, slice] | None = None
         self.raw = raw = Raw()
-        per_query = {"dtype": ops.compute_dtype, "device": ops.q.device}
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=ops.compute_dtype, device=ops.q.device)
+
         if "mass" in want:
-            raw.mass = torch.zeros(rows, heads, weights.shape[-2], keys, **per_query)
+            raw.mass = zeros(rows, heads, weights.shape[-2], keys)
         if ops.masks:
             raw.alive = torch.ones(rows, heads, queries, dtype=torch.bool, device=ops.q.device)
         if "lse" in want:
-            raw.lse = torch.zeros(rows, heads, queries, **per_query)
+            raw.lse = zeros(rows, heads, queries)
         if "entropy" in want:
-            raw.entropy = torch.zeros(rows, heads, queries, **per_query)
+            raw.entropy = zeros(rows, heads, queries)
         if "max_weight" in want:
-            raw.peak = torch.zeros(rows, heads, queries, **per_query)
+            raw.peak = zeros(rows, heads, queries)
         if ops.v is not None and "output" in want:
-            raw.output = torch.zeros(rows, heads, queries, ops.v.shape[-1], **per_query)
+            raw.output = zeros(rows, heads, queries, ops.v.shape[-1])
         if "max_activation" in want:
-            raw.activation = torch.zeros(rows, heads, **per_query)
+            raw.activation = zeros(rows, heads)
 
     def walk(self, block: Block) -> None:
-        logits = block_logits(self.ops, block)
+        self._hold(block)
+        logits = block_logits(self.ops, block, self.k)
         needs_top = self.ops.masks or "lse" in self.want
         top = logits.amax(-1) if needs_top else None
         keep = "entropy" in self.want
@@ -160,6 +165,16 @@ class _Pass:
         if self.edit is not None:
             p = self.edit(p, block)
         self._sums(block, p)
+
+    def _hold(self, block: Block) -> None:
+        """Convert and repeat keys and values once for all query blocks of the same rows and heads."""
+        if self._held == (block.rows, block.heads):
+            return
+        self._held = (block.rows, block.heads)
+        heads, dtype = self.ops.q.shape[1], self.ops.compute_dtype
+        self.k = take_kv(self.ops.k, block, heads).to(dtype)
+        if self.ops.v is not None and {"output", "max_activation"} & set(self.want):
+            self.v = take_kv(self.ops.v, block, heads).to(dtype)
 
     def _per_query(self, block: Block, p: Tensor, top: Tensor | None, logits: Tensor | None) -> None:
         raw = self.raw
@@ -182,10 +197,9 @@ class _Pass:
             part = self.weights[block.rows if self.weights.shape[0] > 1 else slice(None)]
             part = part[:, block.heads if part.shape[1] > 1 else slice(None), :, block.queries]
             part = part.expand(rows, heads, *part.shape[2:]).flatten(0, 1)
-            raw.mass[block.rows, block.heads] += torch.bmm(part, flat).unflatten(0, (rows, heads))
+            raw.mass[block.rows, block.heads] += torch.bmm(part, flat).view(rows, heads, -1, p.shape[-1])
         if ops.v is not None and (raw.output is not None or raw.activation is not None):
-            v = take_kv(ops.v, block, ops.q.shape[1]).to(p.dtype).flatten(0, 1)
-            out = torch.bmm(flat, v).unflatten(0, p.shape[:2])
+            out = torch.bmm(flat, self.v.flatten(0, 1)).view(*p.shape[:3], -1)
             if raw.output is not None:
                 raw.output[block] = out
             if raw.activation is not None:

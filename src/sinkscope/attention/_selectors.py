@@ -1,8 +1,8 @@
 """Selectors: which keys an edit touches.
 
-`choose(ctx)` returns a boolean [row, head, key]. Budgets are `keys_per_head` (each head its own keys) or `shared_keys`
-(one set per row for all heads, ranked by the mean over heads). Ties go to the lower key index. No selector chooses a key
-that the model itself masks out.
+`choose(ctx)` returns a boolean [row, head, key]. Budgets are `keys_per_head` (each head its own keys) or
+`shared_keys` (one set per row for all heads, ranked by the mean over heads). Ties go to the lower key index.
+No selector chooses a key that the model itself masks out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sinkscope.errors import UsageError
 
@@ -97,8 +98,8 @@ class _Budget(Selector):
         if count > free:
             budget = "keys_per_head" if self.keys_per_head else "shared_keys"
             raise UsageError(
-                f"{type(self).__name__} asks for {budget}={count}, but only {free} of {ctx.shape[2]} keys are there to "
-                f"choose from at {ctx.random.site!r}. Use a budget of at most {free}."
+                f"{type(self).__name__} asks for {budget}={count}, but only {free} of {ctx.shape[2]} keys "
+                f"are there to choose from at {ctx.random.site!r}. Use a budget of at most {free}."
             )
         ranked = scores.masked_fill(~candidates, -torch.inf)
         order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :count]
@@ -119,9 +120,11 @@ class TopMass(_Budget):
     queries: str | None = None
     """query group whose attention is counted; None = image queries where the model has them, else all"""
 
+    @override
     def required_queries(self) -> tuple[str | None, ...]:
         return (self.queries,)
 
+    @override
     def choose(self, ctx: SelectionContext) -> Tensor:
         return self._pick(ctx.mass(self.queries), _candidates(ctx), ctx)
 
@@ -134,9 +137,11 @@ class BottomMass(_Budget):
     queries: str | None = None
     """query group whose attention is counted; None = image queries where the model has them, else all"""
 
+    @override
     def required_queries(self) -> tuple[str | None, ...]:
         return (self.queries,)
 
+    @override
     def choose(self, ctx: SelectionContext) -> Tensor:
         return self._pick(-ctx.mass(self.queries), _candidates(ctx), ctx)
 
@@ -157,12 +162,15 @@ class RandomKeys(_Budget):
         _check_budget(self)
         object.__setattr__(self, "exclude", _nested(self.exclude))
 
+    @override
     def required_queries(self) -> tuple[str | None, ...]:
         return () if self.exclude is None else self.exclude.required_queries()
 
+    @override
     def must_see(self, step: int) -> bool:
         return self.exclude is not None and self.exclude.must_see(step)
 
+    @override
     def choose(self, ctx: SelectionContext) -> Tensor:
         candidates = _candidates(ctx)
         if self.within is not None:
@@ -190,13 +198,15 @@ class MassAbove(Selector):
         given = [value for value in (self.share, self.times_uniform) if value is not None]
         if len(given) != 1 or given[0] < 0 or (self.share is not None and self.share > 1):
             raise UsageError(
-                f"MassAbove got share={self.share!r}, times_uniform={self.times_uniform!r}; expected exactly one: "
-                "share between 0 and 1, or times_uniform of at least 0."
+                f"MassAbove got share={self.share!r}, times_uniform={self.times_uniform!r}; expected "
+                "exactly one: share between 0 and 1, or times_uniform of at least 0."
             )
 
+    @override
     def required_queries(self) -> tuple[str | None, ...]:
         return (self.queries,)
 
+    @override
     def choose(self, ctx: SelectionContext) -> Tensor:
         mass, candidates = ctx.mass(self.queries), _candidates(ctx)
         if self.share is not None:
@@ -223,6 +233,7 @@ class Keys(Selector):
             )
         object.__setattr__(self, "indices", got)
 
+    @override
     def choose(self, ctx: SelectionContext) -> Tensor:
         rows, _, keys = ctx.shape
         inside = torch.ones(rows, keys, dtype=torch.bool, device=ctx.device)
@@ -248,6 +259,7 @@ class Segment(Selector):
     name: str
     """a segment of the model, for example "image" or "text\""""
 
+    @override
     def choose(self, ctx: SelectionContext) -> Tensor:
         return ctx.segment(self.name)[:, None] & _candidates(ctx)
 
@@ -267,12 +279,15 @@ class Frozen(Selector):
         if not isinstance(self.step, int) or self.step < 0:
             raise UsageError(f"Frozen got step={self.step!r}; expected a whole number from 0 on.")
 
+    @override
     def required_queries(self) -> tuple[str | None, ...]:
         return self.select.required_queries()
 
+    @override
     def must_see(self, step: int) -> bool:
         return step == self.step
 
+    @override
     def choose(self, ctx: SelectionContext) -> Tensor:
         if ctx.step < self.step:
             return torch.zeros(ctx.shape, dtype=torch.bool, device=ctx.device)
@@ -285,8 +300,8 @@ class Frozen(Selector):
                 ctx.memory.setdefault((self, row), chosen[index].clone())
         elif missing:
             raise UsageError(
-                f"Frozen chooses its keys at step {self.step}, but {missing[0]} at {ctx.random.site!r} was first seen at "
-                f"step {ctx.step}. Choose a step that the run reaches, counted from 0."
+                f"Frozen chooses its keys at step {self.step}, but {missing[0]} at {ctx.random.site!r} "
+                f"was first seen at step {ctx.step}. Choose a step that the run reaches, counted from 0."
             )
         return torch.stack([ctx.memory[(self, row)] for row in rows]).to(ctx.device)
 

@@ -11,7 +11,7 @@ from sinkscope.errors import UsageError, unknown
 
 
 class Spec:
-    """Base of selectors and actions: frozen dataclasses that turn into `{"Name": {field: value}}` and back."""
+    """Base of selectors and actions: frozen dataclasses, written as `{"Name": {field: value}}`."""
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """One-entry dictionary of class name and the fields that differ from their defaults."""
@@ -54,7 +54,8 @@ class Registry(Generic[S]):
         """Build an object from `{"Name": {field: value}}`."""
         if not isinstance(data, Mapping) or len(data) != 1:
             raise UsageError(
-                f'Got {data!r}; expected a {self.kind} written as {{"Name": {{field: value}}}} with exactly one name.'
+                f'Got {data!r}; expected a {self.kind} written as {{"Name": {{field: value}}}} with '
+                "exactly one name."
             )
         name, fields = next(iter(data.items()))
         if name not in self._known:
@@ -69,7 +70,8 @@ class Registry(Generic[S]):
         known = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
         if not isinstance(fields, Mapping):
             raise UsageError(
-                f"Got {fields!r} for {cls.__name__}; expected a mapping with {', '.join(known) or 'no fields'}."
+                f"Got {fields!r} for {cls.__name__}; expected a mapping with "
+                f"{', '.join(known) or 'no fields'}."
             )
         for field in fields:
             if field not in known:
@@ -91,7 +93,7 @@ class Registry(Generic[S]):
                 cls = point.load()
                 if not (isinstance(cls, type) and issubclass(cls, self.base)):
                     raise UsageError(
-                        f"Entry point {point.name!r} of group {self.group!r} is {cls!r}; expected a subclass of "
-                        f"{self.base.__name__}. Fix or uninstall the package that declares it."
+                        f"Entry point {point.name!r} of group {self.group!r} is {cls!r}; expected a "
+                        f"subclass of {self.base.__name__}. Fix or uninstall the package that declares it."
                     )
                 self._known[point.name] = cls

@@ -1,9 +1,9 @@
 """Attention written out in float64 with the N x N matrix in memory: what every other path is compared with.
 
 Everything here follows the formulas literally and is slow and large on purpose:
-weights P = softmax(scale * q.k + mask), incoming mass m_j = mean over queries i of P_ij, entropy H_i = -sum_j P_ij ln P_ij,
-and edits as in the paper's released code (score mask, logit scale, probability rescale, value edits). A query without any
-key to attend to has weights 0 and is left out of means.
+weights P = softmax(scale * q.k + mask), incoming mass m_j = mean over queries i of P_ij, entropy
+H_i = -sum_j P_ij ln P_ij, and edits as in the paper's released code (score mask, logit scale, probability
+rescale, value edits). A query without any key to attend to has weights 0 and is left out of means.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def edited_output(
     scale: float | None = None,
     is_causal: bool = False,
 ) -> Tensor:
-    """Attention output under the built-in edits except noise, written out; float64 [row, head, query, dim]."""
+    """Attention output under the built-in edits except noise; float64 [row, head, query, dim]."""
     from ._actions import ReplaceValue
 
     p = edited_weights(q, k, edits, mask=mask, scale=scale, is_causal=is_causal)
