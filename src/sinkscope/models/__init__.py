@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from ._call import AttentionCall, Branch, Handler, Kind, Role, RowInfo, Run, Site, Token
+from ._control import ControlInfo
+from ._edit import Edit
+from ._intervene import intervene
+from ._observation import Observation
+from ._observe import observe
+from ._receipt import Receipt
 from ._session import Session
 from ._sites import list_sites as sites
 from ._sites import resolve_sites
@@ -10,14 +16,20 @@ from ._sites import resolve_sites
 __all__ = [
     "AttentionCall",
     "Branch",
+    "ControlInfo",
+    "Edit",
     "Handler",
     "Kind",
+    "Observation",
+    "Receipt",
     "Role",
     "RowInfo",
     "Run",
     "Session",
     "Site",
     "Token",
+    "intervene",
+    "observe",
     "resolve_sites",
     "sites",
 ]

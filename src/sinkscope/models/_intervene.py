@@ -1,0 +1,219 @@
+"""Change a model's attention while it runs.
+
+Rows, heads and queries that no edit reaches get the model's own output, bit for bit, whatever happens to
+their neighbours; so does everything when an edit is at its identity setting. The random draws of an edit
+depend on unit, site, branch and step only, never on the batch. An observation opened outside of `intervene`
+sees a call as the edit issues it: masked keys are masked there, but an edit of some queries or of softmax
+    weights is not visible; the receipt has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sinkscope.attention import ResolvedEdit, apply_edits, mass_after
+from sinkscope.errors import UsageError, unknown
+from sinkscope.models._call import AttentionCall, Run
+from sinkscope.models._edit import Edit
+from sinkscope.models._measure import check_finite, exact, group_queries, open_keys, where
+from sinkscope.models._plan import CallMass, Plan
+from sinkscope.models._receipt import Applied, Receipt
+from sinkscope.models._seen import Seen
+from sinkscope.models._session import Session
+from sinkscope.models._sites import list_sites
+from sinkscope.models._split import is_split, split
+from sinkscope.models._table import Tokens
+from sinkscope.models._units import RowId, Units
+
+ReceiptMode = bool | Literal["full"]
+_UNMOVED = ("values", "output")
+
+
+class _Editor:
+    """Handler that applies the edits whose scope a call lies in, and writes the receipt."""
+
+    def __init__(self, plans: Sequence[Plan], receipt: Receipt, units: Units, mode: ReceiptMode) -> None:
+        self._plans = plans
+        self._receipt = receipt
+        self._units = units
+        self._mode = mode
+        self._tokens = Tokens()
+
+    def __call__(self, call: AttentionCall, run: Run) -> Tensor:
+        rows = self._units.rows(call)
+        plans = [plan for plan in self._plans if plan.wants(call)]
+        if not plans:
+            return run(call)
+        if is_split():
+            raise UsageError(
+                f"Edit {plans[0].edit.hash} stands outside of a block whose edit is limited to some queries "
+                "at "
+                f"{where(call)}. Pass both edits to one intervene(pipe, [first, second])."
+            )
+        check_finite(call)
+        groups = {name for plan in plans for name in plan.groups(call)}
+        if self._mode:
+            groups |= {plan.receipt_group(call) for plan in plans}
+        mass = CallMass(call, groups)
+        found = [(plan, plan.resolve(call, rows, self._units, mass)) for plan in plans]
+        acting = [(plan, edit) for plan, edit in found if edit is not None]
+        output = _edited(call, run, [edit for _, edit in acting])
+        if acting and not call.recompute:
+            self._write(call, rows, acting, mass)
+        return output
+
+    def _write(
+        self,
+        call: AttentionCall,
+        rows: tuple[RowId, ...],
+        acting: Sequence[tuple[Plan, ResolvedEdit]],
+        mass: CallMass,
+    ) -> None:
+        edits = [edit for _, edit in acting]
+        measured = bool(self._mode) and any(bool(edit.chosen.any()) for edit in edits)
+        groups = {plan.receipt_group(call) for plan, _ in acting}
+        after = _mass_after(call, edits, groups, mass) if measured else {}
+        for plan, edit in acting:
+            group = plan.receipt_group(call)
+            pair = (mass(group), after[group]) if measured else None
+            self._receipt.add(self._applied(call, rows, plan, edit, pair))
+
+    def _applied(
+        self,
+        call: AttentionCall,
+        rows: tuple[RowId, ...],
+        plan: Plan,
+        edit: ResolvedEdit,
+        pair: tuple[Tensor, Tensor] | None,
+    ) -> Applied:
+        place = torch.tensor(plan.scope_rows(call), device=edit.chosen.device)
+        heads = tuple(range(call.q.shape[1])) if plan.edit.heads is None else plan.edit.heads
+        pick = torch.tensor(heads, device=place.device)
+
+        def take(tensor: Tensor) -> Tensor:
+            return tensor[place][:, pick].cpu()
+
+        chosen = take(edit.chosen)
+        places = chosen.nonzero(as_tuple=True)
+        values = {"count": chosen.sum(dim=-1), "keys": open_keys(call).sum(dim=-1)[place].cpu()}
+        edited: dict[str, Any] = {}
+        if pair is not None:
+            for name, part in zip(("before", "after"), map(take, pair), strict=True):
+                values[f"mass_{name}"] = torch.where(chosen, part, 0.0).sum(dim=-1)
+                edited[f"mass_{name}"] = part[places].numpy()
+                if self._mode == "full":
+                    values[name] = part
+        elif self._mode:
+            # Nothing chosen: the mass of no key is zero, not unknown.
+            values |= {f"mass_{name}": torch.zeros(chosen.shape[:2]) for name in ("before", "after")}
+        tokens = self._tokens.of(call, rows)
+        chosen_rows = place.tolist()
+        seen = Seen(
+            site=call.site,
+            step=call.step,
+            timestep=call.timestep,
+            sigma=call.sigma,
+            generation=call.generation,
+            evaluation=call.evaluation,
+            queries=plan.receipt_group(call),
+            rows=tuple(rows[row] for row in chosen_rows),
+            heads=heads,
+            tokens=tuple(tokens[row] for row in chosen_rows),
+            values=values,
+        )
+        indices = tuple(np.asarray(part) for part in places)
+        return Applied(seen, plan.edit.hash, (indices[0], indices[1], indices[2]), edited)
+
+
+def _edited(call: AttentionCall, run: Run, edits: Sequence[ResolvedEdit]) -> Tensor:
+    if not edits:
+        return run(call)
+    count = call.q.shape[2]
+
+    def issue(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+    ) -> Tensor:
+        with split(q.shape[2] != count):
+            return run(call.replace(q=q, k=k, v=v, mask=mask, is_causal=is_causal, scale=scale))
+
+    return apply_edits(
+        call.q, call.k, call.v, edits, run=issue, mask=call.mask, scale=call.scale, is_causal=call.is_causal
+    )
+
+
+def _mass_after(
+    call: AttentionCall, edits: Sequence[ResolvedEdit], groups: set[str], mass: CallMass
+) -> dict[str, Tensor]:
+    if all(edit.action.is_identity or edit.action.stage in _UNMOVED for edit in edits):
+        return {name: mass(name) for name in groups}
+    with exact(call):
+        return mass_after(
+            call.q,
+            call.k,
+            edits,
+            mask=call.mask,
+            scale=call.scale,
+            is_causal=call.is_causal,
+            queries={name: group_queries(call, name) for name in sorted(groups)},
+        )
+
+
+@contextmanager
+def intervene(
+    pipe: Any,
+    edits: Edit | Sequence[Edit],
+    *,
+    units: Sequence[str] | None = None,
+    receipt: ReceiptMode = True,
+) -> Iterator[Receipt]:
+    """Edit attention while the pipeline runs inside the `with` block.
+
+    Example:
+        >>> edit = Edit(TopMass(keys_per_head=1), Mask(), layers=[3])    # doctest: +SKIP
+        >>> with intervene(pipe, edit) as receipt:                       # doctest: +SKIP
+        ...     image = pipe("a photo of a red circle").images[0]
+        >>> receipt.table()                                              # doctest: +SKIP
+
+    Args:
+        pipe: A pipeline, or a bare denoiser module (a step is then a forward call).
+        edits: One edit or several; those of one call compose by the stage of their actions and all choose
+            their keys on the unedited call. An empty list changes nothing and takes the same path: the
+                baseline.
+        units: Names of the generated images, in order. Random draws are keyed by them, so the same unit gets
+            the same keys alone and in any batch; without names they are keyed by the running number.
+        receipt: True measures the mass of the edited keys before and after (one more pass over the attention
+            of edited calls), `"full"` also keeps the mass of all keys for `Receipt.replacements`, False only
+            lists keys.
+
+    Yields:
+        The receipt, filled while the pipeline runs.
+
+    Raises:
+        UsageError: an unknown layer, site, kind, segment, head or step, or a budget larger than the number of
+            keys.
+        NoMatchError: on leaving the block, when an edit matched no attention call.
+        NonFiniteError: NaN or infinity in queries, keys or values of an edited call.
+    """
+    if receipt not in (True, False, "full"):
+        raise unknown("receipt", receipt, (True, False, "full"))
+    several = [edits] if isinstance(edits, Edit) else list(edits)
+    for edit in several:
+        if not isinstance(edit, Edit):
+            raise UsageError(
+                f"Got {edit!r}. Expected an Edit, for example Edit(TopMass(keys_per_head=1), Mask())."
+            )
+    plans = [Plan(edit, pipe) for edit in several]
+    numbers = Units(units)
+    kept = Receipt(numbers, full=receipt == "full")
+    names = {site.name for plan in plans for site in plan.sites}
+    sites = [site for site in list_sites(pipe) if site.name in names] if several else list_sites(pipe)
+    with Session(pipe, [_Editor(plans, kept, numbers, receipt)], sites=sites):
+        yield kept
+    for plan in plans:
+        plan.check()

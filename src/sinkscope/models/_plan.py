@@ -1,0 +1,155 @@
+"""One edit on its way through a run: whether it means a call, which keys it takes there, and whether it ever
+acted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sinkscope.attention import KeyedRandom, ResolvedEdit, SelectionContext
+from sinkscope.errors import NoMatchError
+from sinkscope.models._call import AttentionCall, Site
+from sinkscope.models._edit import Edit
+from sinkscope.models._matched import NoKeys
+from sinkscope.models._measure import group_name, group_queries, measure_call, open_keys
+from sinkscope.models._scope import StepScope, check_heads
+from sinkscope.models._sites import resolve_sites
+from sinkscope.models._units import RowId, Units
+
+
+class CallMass:
+    """Incoming mass of one call, measured at most once for all edits and their receipts together."""
+
+    def __init__(self, call: AttentionCall, planned: set[str]) -> None:
+        self._call = call
+        self._planned = planned
+        self._mass: dict[str, Tensor] = {}
+
+    def __call__(self, group: str) -> Tensor:
+        """Float32 `[row, head, key]` of a query group."""
+        if group not in self._mass:
+            self._mass |= measure_call(self._call, sorted({*self._planned, group} - set(self._mass))).mass
+        return self._mass[group]
+
+
+class Plan:
+    """One edit of an `intervene` block."""
+
+    def __init__(self, edit: Edit, pipe: Any) -> None:
+        self.edit = edit
+        self.sites: list[Site] = resolve_sites(pipe, layers=edit.layers, sites=edit.sites, kind=edit.kind)
+        self._names = {site.name for site in self.sites}
+        self.steps = StepScope(edit.steps)
+        self.empty_path = isinstance(edit.select, NoKeys)
+        self._memory: dict[str, dict[Any, Any]] = {}
+        self._generation: int | None = None
+        self._matched = False
+        self._branches: set[str] = set()
+        for site in self.sites:
+            if site.heads:
+                check_heads(edit.heads, site.name, site.heads)
+
+    def wants(self, call: AttentionCall) -> bool:
+        """Whether the edit acts on this call, or has to look at it to remember what it chose."""
+        if call.site.name not in self._names:
+            return False
+        active = self.steps.includes(call.step, call.step_count)
+        self._branches |= {info.branch for info in call.rows}
+        return bool(self.scope_rows(call)) and (active or self.edit.select.must_see(call.step))
+
+    def groups(self, call: AttentionCall) -> set[str]:
+        """Query groups whose mass the selector needs."""
+        return {group_name(call, name) for name in self.edit.select.required_queries()}
+
+    def receipt_group(self, call: AttentionCall) -> str:
+        """Whose mass the receipt states: of the queries the edit is limited to, else of those that chose the
+        keys."""
+        if self.edit.queries != "all":
+            return group_name(call, self.edit.queries)
+        needed = set(self.edit.select.required_queries())
+        return group_name(call, needed.pop() if len(needed) == 1 else None)
+
+    def resolve(
+        self, call: AttentionCall, rows: tuple[RowId, ...], units: Units, mass: CallMass
+    ) -> ResolvedEdit | None:
+        """The keys the edit takes in this call; None where it only looked.
+
+        Raises:
+            UsageError: an unknown head, segment or query segment, or a budget larger than the number of keys.
+        """
+        edit = self.edit
+        check_heads(edit.heads, call.site.name, call.q.shape[1])
+        inside = torch.zeros(len(rows), dtype=torch.bool, device=call.q.device)
+        inside[self.scope_rows(call)] = True
+        found = edit.select.choose(self._context(call, rows, units, mass)).to(call.q.device)
+        if not self.steps.includes(call.step, call.step_count):
+            return None
+        self._matched = True
+        chosen = found & inside[:, None, None]
+        if edit.heads is not None:
+            heads = torch.zeros(chosen.shape[1], dtype=torch.bool, device=chosen.device)
+            heads[list(edit.heads)] = True
+            chosen = chosen & heads[:, None]
+        return ResolvedEdit(
+            chosen,
+            edit.action,
+            group_queries(call, group_name(call, edit.queries)),
+            force_path=self.empty_path,
+            rows=inside,
+            random=keyed_random(call, rows, units),
+        )
+
+    def scope_rows(self, call: AttentionCall) -> list[int]:
+        """Rows of the branch the edit is limited to."""
+        branch = self.edit.branch
+        return [row for row, info in enumerate(call.rows) if branch in ("both", info.branch)]
+
+    def _context(
+        self, call: AttentionCall, rows: tuple[RowId, ...], units: Units, mass: CallMass
+    ) -> SelectionContext:
+        # Frozen sets belong to one generation.
+        if self._generation is None or call.generation > self._generation:
+            self._generation, self._memory = call.generation, {}
+        count, heads, _, _ = call.q.shape
+        return SelectionContext(
+            (count, heads, call.k.shape[2]),
+            mass,
+            keyed_random(call, rows, units),
+            groups=("all", *call.query_segments),
+            segments=call.key_segments,
+            step=call.step,
+            device=call.q.device,
+            allowed=open_keys(call),
+            memory=self._memory.setdefault(call.site.key, {}),
+        )
+
+    def check(self) -> None:
+        """Refuse an edit that never acted.
+
+        Raises:
+            NoMatchError: no attention call lay in its scope.
+            UsageError: it lists steps that a bare module never reached.
+        """
+        self.steps.check()
+        if self._matched:
+            return
+        edit = self.edit
+        if not self._branches:
+            reason = "no attention call was made at its sites: run the pipeline inside the with block"
+        elif edit.branch not in ("both", *self._branches):
+            reason = (
+                f"branch={edit.branch!r} never ran, only {', '.join(sorted(self._branches))}: turn guidance "
+                "on, or use "
+                "branch='both'"
+            )
+        else:
+            reason = f"none of the steps that ran lies in steps={edit.steps!r}"
+        raise NoMatchError(f"Edit {edit.hash} matched no attention call, so nothing was edited: {reason}.")
+
+
+def keyed_random(call: AttentionCall, rows: tuple[RowId, ...], units: Units) -> KeyedRandom:
+    """Random numbers of a call, keyed by unit (and frame), branch, site and step."""
+    names = [units.label(row.unit) + (f"/{row.repeat}" if row.repeat else "") for row in rows]
+    return KeyedRandom.of(names, [row.branch for row in rows], call.site.key, call.step)

@@ -1,0 +1,74 @@
+"""Columns that every table of this room shares, and token identities as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from sinkscope.models._call import AttentionCall, Site, Token
+from sinkscope.models._units import RowId
+
+Column: TypeAlias = npt.NDArray[Any]
+Columns: TypeAlias = Mapping[str, Column]
+
+TOKEN_COLUMNS = ("segment", "position", "token", "role", "encoder", "image_row", "image_column")
+_TOKEN_FIELDS = ("segment", "position", "text", "role", "encoder", "row", "column")
+_WHOLE_NUMBERS = ("layer", "position", "image_row", "image_column")
+
+
+class TokenTable:
+    """The keys of one batch row as arrays, so that tables of many sinks need no loop over them."""
+
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self._columns = {
+            column: np.array([getattr(token, name) for token in tokens], dtype=object)
+            for column, name in zip(TOKEN_COLUMNS, _TOKEN_FIELDS, strict=True)
+        }
+
+    def take(self, keys: Column) -> dict[str, Column]:
+        """Identities of `keys` (any shape), flattened."""
+        return {name: values[keys.ravel()] for name, values in self._columns.items()}
+
+
+class Tokens:
+    """Token tables per generation: layers that see the same keys share one."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, tuple[TokenTable, ...]] = {}
+
+    def of(self, call: AttentionCall, rows: tuple[RowId, ...]) -> tuple[TokenTable, ...]:
+        """One table per row of the call."""
+        signature = (call.generation, call.site.kind, tuple(call.key_segments), call.k.shape[2], rows)
+        if signature not in self._known:
+            self._known[signature] = tuple(TokenTable(tokens) for tokens in call.tokens())
+        return self._known[signature]
+
+
+def site_name(site: Site) -> str:
+    """The module path; where a module makes several calls, with the visit and the number of the call."""
+    return site.name if site.visit == site.index == 0 else site.key
+
+
+def stack(parts: Iterable[Columns], order: Sequence[str]) -> pd.DataFrame:
+    """Put parts below each other, `order` first.
+
+    Columns that only some parts have (the mass on segments that only some sites have) are NaN elsewhere.
+    """
+    groups: dict[tuple[str, ...], list[Columns]] = {}
+    for part in parts:
+        groups.setdefault(tuple(part), []).append(part)
+    frames = [
+        pd.DataFrame({name: np.concatenate([part[name] for part in same]) for name in names})
+        for names, same in groups.items()
+    ]
+    if not frames:
+        return pd.DataFrame(columns=list(order))
+    table = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+    for name in _WHOLE_NUMBERS:
+        if name in table:
+            table[name] = table[name].astype("Int64" if table[name].isna().any() else "int64")
+    return table[[*order, *(name for name in table.columns if name not in order)]]
