@@ -6,8 +6,10 @@ from ._call import AttentionCall, Branch, Handler, Kind, Role, RowInfo, Run, Sit
 from ._control import ControlInfo
 from ._edit import Edit
 from ._intervene import intervene
+from ._load import load
 from ._observation import Observation
 from ._observe import observe
+from ._probe import Labels, probe_layout
 from ._receipt import Receipt
 from ._session import Session
 from ._sites import list_sites as sites
@@ -20,6 +22,7 @@ __all__ = [
     "Edit",
     "Handler",
     "Kind",
+    "Labels",
     "Observation",
     "Receipt",
     "Role",
@@ -29,7 +32,9 @@ __all__ = [
     "Site",
     "Token",
     "intervene",
+    "load",
     "observe",
+    "probe_layout",
     "resolve_sites",
     "sites",
 ]

@@ -1,0 +1,177 @@
+"""Getting a pipeline from a name.
+
+"shapes" is the embedded model; a built pipeline or module passes through; a folder, a hub id or a single `.safetensors` file goes to
+diffusers. Only safetensors are read: pickled checkpoints could run code. What goes wrong is said in one sentence, with diffusers'
+own report as its cause.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import MissingWeightsError, UsageError, unknown
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SINGLE_FILE = {
+    "v1": "StableDiffusionPipeline",
+    "v2": "StableDiffusionPipeline",
+    "xl_base": "StableDiffusionXLPipeline",
+    "sd3": "StableDiffusion3Pipeline",
+    "sd35_medium": "StableDiffusion3Pipeline",
+    "sd35_large": "StableDiffusion3Pipeline",
+    "flux-dev": "FluxPipeline",
+    "flux-schnell": "FluxPipeline",
+}
+
+
+def load(model: Any, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Any:
+    """Return a pipeline, or a bare denoiser, ready to be observed.
+
+    Args:
+        model: "shapes", a hub id, a folder written by `save_pretrained` (a pipeline's or a denoiser's), a single
+            `.safetensors` checkpoint, or a pipeline or module that is built already.
+        device: Where to put it; None leaves it where it is.
+        dtype: Floating-point type or its name, for example "bfloat16"; None keeps the stored one.
+
+    Raises:
+        UsageError: the name means nothing, or the folder or file is of the wrong kind.
+        MissingWeightsError: files are missing, damaged or cannot be fetched.
+    """
+    dtype = _dtype(dtype)
+    if not isinstance(model, (str, Path)):
+        return _moved(_checked(model), device, dtype)
+    name = str(model)
+    if name == "shapes":
+        from .. import shapes
+
+        return shapes.load(device=device, dtype=dtype)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _moved(_from_folder(path, dtype), device, None)
+    if path.suffix or path.is_absolute() or name.startswith(("./", "../", "~")):
+        if path.is_file():
+            return _moved(_from_file(path, dtype), device, None)
+        if path.is_absolute() or not _HUB_ID.fullmatch(name):
+            raise UsageError(
+                f"Model {name!r} does not exist. Expected 'shapes', a folder written by save_pretrained, a .safetensors file or a hub id."
+            )
+    if not _HUB_ID.fullmatch(name):
+        raise unknown("model", name, ["shapes", "owner/name on the hub", "a folder"])
+    return _moved(_from_hub(name, dtype), device, None)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if not isinstance(dtype, str):
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise unknown("dtype", dtype, ["float32", "bfloat16", "float16", "float64"])
+    return found
+
+
+def _checked(model: Any) -> Any:
+    if isinstance(model, nn.Module) or isinstance(getattr(model, "components", None), dict):
+        return model
+    raise UsageError(
+        f"Got {type(model).__name__}, expected 'shapes', a hub id, a folder, a .safetensors file, a pipeline or a torch module."
+    )
+
+
+def _moved(model: Any, device: Any, dtype: torch.dtype | None) -> Any:
+    changes = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+    if not changes:
+        return model
+    return model.to(**changes) if isinstance(model, nn.Module) else model.to(*changes.values())
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """What diffusers and transformers raise for missing, damaged or mismatching files."""
+    from safetensors import SafetensorError
+
+    return (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
+
+
+def _from_folder(folder: Path, dtype: torch.dtype | None) -> Any:
+    import diffusers
+
+    index, config = folder / "model_index.json", folder / "config.json"
+    if not index.is_file() and not config.is_file():
+        there = ", ".join(sorted(part.name for part in folder.iterdir())[:8]) or "nothing"
+        raise UsageError(
+            f"Folder {folder} holds no pipeline: expected model_index.json (or config.json of a denoiser), found {there}. "
+            "Write one with pipe.save_pretrained(folder)."
+        )
+    try:
+        if index.is_file():
+            _require_parts(folder, json.loads(index.read_text()))
+            return diffusers.DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **_options(dtype))
+        return diffusers.AutoModel.from_pretrained(str(folder), local_files_only=True, **_options(dtype))
+    except _damage() as error:
+        raise MissingWeightsError(
+            f"The model in {folder} cannot be loaded: {_first_line(error)} Copy or download it again, complete and as safetensors."
+        ) from error
+
+
+def _require_parts(folder: Path, index: dict[str, Any]) -> None:
+    """diffusers takes the name of an absent subfolder for a hub id; say what is absent instead."""
+    parts = [name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None]
+    absent = [name for name in parts if not (folder / name).is_dir()]
+    if absent:
+        raise FileNotFoundError(f"model_index.json names {', '.join(absent)}, but there is no such subfolder.")
+
+
+def _from_file(path: Path, dtype: torch.dtype | None) -> Any:
+    if path.suffix != ".safetensors":
+        raise UsageError(
+            f"{path.name} is a {path.suffix or 'plain'} file, expected .safetensors or a folder. Pickled checkpoints can run code and are refused."
+        )
+    import diffusers
+    from diffusers.loaders.single_file_utils import infer_diffusers_model_type
+    from safetensors import safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as checkpoint:
+            # Only names and shapes decide; "meta" keeps the weights on disk.
+            shapes = {k: torch.empty(checkpoint.get_slice(k).get_shape(), device="meta") for k in checkpoint.keys()}
+        family = infer_diffusers_model_type(shapes)
+        if family not in _SINGLE_FILE:
+            raise UsageError(
+                f"{path.name} looks like {family!r}, which cannot be loaded from one file here; expected one of "
+                f"{', '.join(_SINGLE_FILE)}. Use a folder written by save_pretrained."
+            )
+        pipeline = getattr(diffusers, _SINGLE_FILE[family])
+        return pipeline.from_single_file(str(path), **_options(dtype))
+    except UsageError:
+        raise
+    except _damage() as error:
+        raise MissingWeightsError(
+            f"{path} cannot be loaded as a pipeline: {_first_line(error)} Configurations and text encoders that the file lacks are "
+            "fetched from the hub; without a network use a folder written by save_pretrained."
+        ) from error
+
+
+def _from_hub(name: str, dtype: torch.dtype | None) -> Any:
+    import diffusers
+
+    try:
+        return diffusers.DiffusionPipeline.from_pretrained(name, **_options(dtype))
+    except _damage() as error:
+        raise MissingWeightsError(
+            f"Model {name!r} is neither a folder here nor could it be fetched from the hub: {_first_line(error)} "
+            f"Check the name, log in if it is gated (`hf auth login`), or fetch it where there is a network with `hf download {name}`."
+        ) from error
+
+
+def _options(dtype: torch.dtype | None) -> dict[str, Any]:
+    return {"use_safetensors": True, **({} if dtype is None else {"torch_dtype": dtype})}
+
+
+def _first_line(error: Exception) -> str:
+    line = next((part.strip() for part in str(error).splitlines() if part.strip()), type(error).__name__)
+    return line if line.endswith(".") else f"{line}."
