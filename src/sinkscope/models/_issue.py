@@ -47,16 +47,16 @@ def issue(func: Any, call: AttentionCall, chain: Callable[[AttentionCall, Run], 
     """Send a call through the handlers; `run` at the end of the chain calls `func`."""
     flat = call.q.dim() == 3
     if flat:
-        call = call.replace(q=call.q.unsqueeze(1), k=call.k.unsqueeze(1), v=call.v.unsqueeze(1), mask=_add_head(call.mask))
+        call = _with_heads(call)
     device = call.q.device.type
     cast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if cast and call.q.dtype != torch.float64 else call.q.dtype
 
     def run(changed: AttentionCall) -> Tensor:
-        if not cast:
-            return _native(func, changed)
-        with torch.autocast(device, dtype=torch.get_autocast_dtype(device), enabled=True):
-            return _native(func, changed)
+        restored = torch.autocast(device, dtype=torch.get_autocast_dtype(device)) if cast else nullcontext()
+        with restored:
+            # The kernel for three axes rounds differently from the one for four.
+            return _native(func, _without_heads(changed)).unsqueeze(1) if flat else _native(func, changed)
 
     with torch.autocast(device, enabled=False) if cast else nullcontext():
         output = chain(call, run)
@@ -71,8 +71,14 @@ def issue(func: Any, call: AttentionCall, chain: Callable[[AttentionCall, Run], 
     return output.squeeze(1) if flat else output
 
 
-def _add_head(mask: Tensor | None) -> Tensor | None:
-    return mask.unsqueeze(1) if mask is not None and mask.dim() == 3 else mask
+def _with_heads(call: AttentionCall) -> AttentionCall:
+    mask = call.mask.unsqueeze(1) if call.mask is not None and call.mask.dim() == 3 else call.mask
+    return call.replace(q=call.q.unsqueeze(1), k=call.k.unsqueeze(1), v=call.v.unsqueeze(1), mask=mask)
+
+
+def _without_heads(call: AttentionCall) -> AttentionCall:
+    mask = call.mask.squeeze(1) if call.mask is not None and call.mask.dim() == 4 else call.mask
+    return call.replace(q=call.q.squeeze(1), k=call.k.squeeze(1), v=call.v.squeeze(1), mask=mask)
 
 
 def _native(func: Any, call: AttentionCall) -> Tensor:

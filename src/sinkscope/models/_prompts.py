@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -105,20 +106,30 @@ class PromptBook:
         self._open().ids.setdefault(name, []).append(Captured(ids.detach().cpu(), mask))
 
     def _on_encode(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return call_next(*args, **kwargs)
+        by_pipeline = self._called_by_pipeline()
+        if not by_pipeline:
+            self.seal()
         result = call_next(*args, **kwargs)
-        if threading.get_ident() == self._thread:
-            prompts = self._open()
-            sides = list(_embeddings(result))
-            if len(sides) > 1 or prompts.positive is None:
-                prompts.positive = sides[0] if sides else None
-                prompts.negative = sides[1] if len(sides) > 1 else None
-            elif sides and not _same(sides[0], prompts.positive):
-                prompts.negative = sides[0]
+        prompts = self._open()
+        sides = list(_embeddings(result))
+        if len(sides) > 1 or prompts.positive is None:
+            prompts.positive = sides[0] if sides else None
+            prompts.negative = sides[1] if len(sides) > 1 else None
+        elif sides and sides[0] is not prompts.positive:
+            prompts.negative = sides[0]
+        # A user who encodes a prompt beforehand starts nothing: the pipeline's own call will.
+        prompts.sealed = not by_pipeline
         return result
 
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (isinstance(one, Tensor) and _equal(one, other))
+    def _called_by_pipeline(self) -> bool:
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code.co_name == "__call__" and frame.f_locals.get("self") is self.pipe:
+                return True
+            frame = frame.f_back  # type: ignore[assignment]
+        return False
 
 
 def _embeddings(result: Any) -> Iterator[Any]:

@@ -77,7 +77,7 @@ class Tracker:
     def install(self, stack: ExitStack) -> None:
         """Listen to the scheduler and to announcements of the denoisers until `stack` closes."""
         self._thread = threading.get_ident()
-        stack.callback(self._drop_scheduler)
+        stack.callback(self._release_all)
         if self.bare:
             return
         self._follow_scheduler()
@@ -92,11 +92,17 @@ class Tracker:
         while self._release:
             self._release.pop()()
 
+    def _release_all(self) -> None:
+        self._drop_scheduler()
+        self.scheduler = None
+
     def _follow_scheduler(self) -> None:
         scheduler = getattr(self.pipe, "scheduler", None)
         if scheduler is self.scheduler:
             return
         self._drop_scheduler()
+        if self.scheduler is not None:  # swapped inside the block: its set_timesteps went by unheard
+            self._new_generation()
         self.scheduler = scheduler
         for name, subscriber in (("step", self._on_step), ("set_timesteps", self._on_timesteps)):
             if callable(getattr(scheduler, name, None)):
@@ -116,9 +122,12 @@ class Tracker:
     def _on_timesteps(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = call_next(*args, **kwargs)
         if self._here():
-            self.generation += self.evaluation > 0
-            self.step = self.evaluation = 0
+            self._new_generation()
         return result
+
+    def _new_generation(self) -> None:
+        self.generation += self.evaluation > 0
+        self.step = self.evaluation = 0
 
     def begin(
         self, part: str, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], prompts: Prompts | None
