@@ -1,0 +1,200 @@
+"""The gallery: baseline, sink removed and random removed side by side, small enough to travel inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from sinkscope.report import _metrics as metrics
+from sinkscope.report._arms import Arm
+from sinkscope.report._format import number
+
+BUDGET_BYTES = 7_000_000
+LADDER: tuple[tuple[int, int | None], ...] = (
+    (256, None), (192, None), (128, None), (128, 256), (96, 256), (64, None), (64, 256), (64, 64),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One image of a unit in one arm."""
+
+    arm: str
+    source: str
+    why: str
+    values: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One unit: its prompt and its image in every arm."""
+
+    unit: str
+    prompt: str
+    task: str
+    shots: list[Shot]
+    distances: dict[str, dict[str, float]] = field(default_factory=dict)
+    """arm -> metric -> distance to the baseline image, larger means further."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All cards with a note of how the thumbnails were made."""
+
+    cards: list[Card]
+    note: str
+    damaged: list[str]
+
+
+def build_gallery(
+    folder: Path, scores: pd.DataFrame | None, arms: Mapping[str, Arm], *, budget: int = BUDGET_BYTES
+) -> Gallery:
+    """Thumbnails and scores of the run's units.
+
+    Args:
+        folder: The run folder.
+        scores: Its scores, or None (then prompts and values are not available).
+        arms: The arms to show, in order.
+        budget: Bytes that all thumbnails together may take; sizes, colours and then the number of units give way.
+    """
+    units = list_units(folder, scores, arms)
+    names = [name for name in arms if any((folder / "units" / name / f"{u}.png").is_file() for u in units)]
+    if not names:
+        return Gallery([], "The run folder holds no images.", [])
+    paths = [folder / "units" / arm / f"{unit}.png" for unit in units for arm in names]
+    side, colors, cost = _choose_size(paths, budget)
+    most = max(1, int(budget // max(cost * len(names), 1.0)))
+    shown = units if most >= len(units) else _spread(units, most, scores)
+    facts, values = _facts(scores), _values(scores)
+    damaged: list[str] = []
+    cards = []
+    for unit in shown:
+        shots = []
+        for arm in names:
+            source, why = _thumbnail(folder / "units" / arm / f"{unit}.png", side, colors)
+            if why == DAMAGED:
+                damaged.append(f"units/{arm}/{unit}.png")
+            shots.append(Shot(arm, source, why, _captions(values.get((unit, arm), {}))))
+        prompt, task = facts.get(unit, ("prompt not available", ""))
+        far = {arm: _distances(values.get((unit, arm), {})) for arm in names}
+        cards.append(Card(unit, prompt, task, shots, {arm: d for arm, d in far.items() if d}))
+    return Gallery(cards, _note(len(shown), len(units), side, colors), damaged)
+
+
+def list_units(folder: Path, scores: pd.DataFrame | None, arms: Mapping[str, Arm]) -> list[str]:
+    """Units in the order of the scores, or of the files when there are none."""
+    if scores is not None:
+        return [str(u) for u in scores["unit"].drop_duplicates()]
+    return sorted({p.stem for arm in arms for p in (folder / "units" / arm).glob("*.png")})
+
+
+def _spread(units: Sequence[str], most: int, scores: pd.DataFrame | None) -> list[str]:
+    """`most` units spread evenly over the tasks, in their first order."""
+    facts = _facts(scores)
+    ordered = sorted(units, key=lambda u: facts.get(u, ("", ""))[1])
+    chosen = {ordered[i] for i in np.linspace(0, len(ordered) - 1, most).astype(int)}
+    return [u for u in units if u in chosen]
+
+
+DAMAGED = "image damaged"
+
+
+def _encode(image: Image.Image, side: int, colors: int | None) -> bytes:
+    small = image.convert("RGB")
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    if colors is not None:
+        small = small.quantize(colors, method=Image.Quantize.FASTOCTREE)
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _thumbnail(path: Path, side: int, colors: int | None) -> tuple[str, str]:
+    if not path.is_file():
+        return "", "image not available"
+    try:
+        with Image.open(path) as image:
+            data = _encode(image, side, colors)
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for a truncated or broken file
+        return "", DAMAGED
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii"), ""
+
+
+def _choose_size(paths: Sequence[Path], budget: int) -> tuple[int, int | None, float]:
+    """The first rung of the ladder on which a sample says that everything fits; the last one otherwise."""
+    there = [p for p in paths if p.is_file()]
+    sample = [there[i] for i in np.linspace(0, len(there) - 1, min(len(there), 16)).astype(int)]
+    side, colors, cost = *LADDER[-1], 0.0
+    for side, colors in LADDER:
+        sizes = [len(source) for source, _ in (_thumbnail(p, side, colors) for p in sample) if source]
+        cost = float(np.mean(sizes)) if sizes else 0.0
+        if cost * len(there) <= budget:
+            break
+    return side, colors, cost
+
+
+def _note(shown: int, total: int, side: int, colors: int | None) -> str:
+    parts = (
+        []
+        if shown == total
+        else [f"{shown} of {total} units are shown, spread over the tasks, to keep the page light."]
+    )
+    how = f"Shown with at most {side} px a side" + (f" and {colors} colours" if colors else "")
+    return " ".join([*parts, how + "; the lossless images are in units/."])
+
+
+def _facts(scores: pd.DataFrame | None) -> dict[str, tuple[str, str]]:
+    if scores is None:
+        return {}
+    first = scores.drop_duplicates("unit")
+    prompt = first["prompt"] if "prompt" in first.columns else [None] * len(first)
+    task = first["task"] if "task" in first.columns else [None] * len(first)
+    blank = "prompt not available"
+    return {
+        str(u): (str(p) if isinstance(p, str) else blank, str(t) if isinstance(t, str) else "")
+        for u, p, t in zip(first["unit"], prompt, task, strict=True)
+    }
+
+
+def _values(scores: pd.DataFrame | None) -> dict[tuple[str, str], dict[str, float]]:
+    out: dict[tuple[str, str], dict[str, float]] = {}
+    if scores is not None:
+        for unit, arm, metric, value in zip(
+            *(scores[c] for c in ("unit", "arm", "metric", "value")), strict=True
+        ):
+            out.setdefault((str(unit), str(arm)), {})[str(metric)] = float(value)
+    return out
+
+
+def _captions(values: Mapping[str, float]) -> list[tuple[str, str]]:
+    return [(SHORT.get(m, m), _said(m, values[m])) for m in metrics.order(list(values))]
+
+
+SHORT = {
+    "scene": "scene",
+    "clip_t": "CLIP-T",
+    "lpips": "LPIPS",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "rmse": "RMSE",
+}
+
+
+def _said(metric: str, value: float) -> str:
+    if metric == "scene" and value in (0.0, 1.0):
+        return "right" if value else "wrong"
+    return number(value)
+
+
+def _distances(values: Mapping[str, float]) -> dict[str, float]:
+    far = {
+        m: metrics.words(m).away * v for m, v in values.items() if metrics.words(m).away and np.isfinite(v)
+    }
+    return {m: round(v, 6) for m, v in far.items()}

@@ -1,0 +1,54 @@
+"""What each metric is called on a page and what a change of it means; unknown metrics keep their own name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricWords:
+    """Name and meaning of one metric."""
+
+    name: str
+    meaning: str
+    away: int = 0
+    """+1 / -1: larger / smaller means further from the baseline image of the same unit. 0: not a distance."""
+
+
+WORDS = {
+    "scene": MetricWords(
+        "scene correctness", "share of images that show what the prompt asked, by the exact reader"
+    ),
+    "clip_t": MetricWords("CLIP-T", "cosine of image and prompt embeddings"),
+    "lpips": MetricWords(
+        "LPIPS to baseline", "learned perceptual distance to the baseline image of the same unit", 1
+    ),
+    "ms_ssim": MetricWords(
+        "MS-SSIM to baseline", "multi-scale structural similarity to the baseline image", -1
+    ),
+    "ssim": MetricWords(
+        "SSIM to baseline", "structural similarity to the baseline image of the same unit", -1
+    ),
+    "rmse": MetricWords("RMSE to baseline", "root mean square pixel difference to the baseline image", 1),
+}
+
+
+def words(metric: str) -> MetricWords:
+    """Words for a metric; a variant such as `lpips-alex` or `clip_t:tiny` is recognised and keeps its suffix."""
+    if metric in WORDS:
+        return WORDS[metric]
+    for name, known in WORDS.items():
+        if metric.startswith(name) and not metric[len(name)].isalnum():
+            return MetricWords(f"{known.name} ({metric})", known.meaning, known.away)
+    return MetricWords(metric, "", 0)
+
+
+def metric_name(metric: str, *, capital: bool = False) -> str:
+    """The metric's name as printed."""
+    name = words(metric).name
+    return name[:1].upper() + name[1:] if capital else name
+
+
+def order(metrics: list[str]) -> list[str]:
+    """Outcomes first, distances to the baseline image after them, each in the order given."""
+    return sorted(metrics, key=lambda m: words(m).away != 0)

@@ -1,0 +1,343 @@
+"""Tables of the page: verdicts, layers, tokens, receipts, replacements, skipped scores, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from sinkscope.report import _dynamics as dynamics
+from sinkscope.report import _metrics as metrics
+from sinkscope.report._arms import Arm
+from sinkscope.report._fig_effects import order_rows
+from sinkscope.report._format import (
+    NOT_AVAILABLE,
+    count,
+    estimate,
+    interval,
+    is_missing,
+    number,
+    p_value,
+    percent,
+    times,
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A plain table; the first column is a row header, `numeric` names the right-aligned columns."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    numeric: frozenset[int] = frozenset()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One contrast of one metric as printed; `tasks` are the same contrast within each task."""
+
+    label: str
+    kind: str
+    n: str
+    levels: str
+    effect: str
+    interval: str
+    p_holm: str
+    margin: str
+    p_tost: str
+    verdict: str
+    note: str
+    tasks: list[Verdict] = field(default_factory=list)
+
+
+def verdicts(effects: pd.DataFrame, arms: Mapping[str, Arm]) -> dict[str, list[Verdict]]:
+    """Metric -> contrasts over all tasks, each with its tasks."""
+    found: dict[str, list[Verdict]] = {}
+    for metric in metrics.order([str(m) for m in effects["metric"].drop_duplicates()]):
+        part = effects[effects["metric"] == metric]
+        whole = order_rows(part[part["task"] == "all"], arms)
+        rows = []
+        for row in whole.to_dict("records"):
+            same = (
+                (part["arm"] == row["arm"])
+                & (part["reference"] == row["reference"])
+                & (part["kind"] == row["kind"])
+            )
+            tasks = part[same & (part["task"] != "all")].sort_values("task").to_dict("records")
+            rows.append(
+                _verdict(
+                    row,
+                    f"{row['arm']} \u2212 {row['reference']}",
+                    [_verdict(t, str(t["task"])) for t in tasks],
+                )
+            )
+        found[metric] = rows
+    return found
+
+
+def _verdict(row: Mapping[Any, Any], label: str, tasks: list[Verdict] | None = None) -> Verdict:
+    margin = row.get("margin")
+    means = [number(row.get(c)) for c in ("mean_reference", "mean_arm")]
+    units = "" if is_missing(row.get("n_units")) else f" / {int(row['n_units'])}"
+    note = row.get("note")
+    effect, span = estimate(row["effect"], row["ci_low"], row["ci_high"])
+    return Verdict(
+        label=label, kind=str(row["kind"]),
+        n=NOT_AVAILABLE if is_missing(row.get("n_prompts")) else f"{int(row['n_prompts'])}{units}",
+        levels=NOT_AVAILABLE if NOT_AVAILABLE in means else " \u2192 ".join(means),
+        effect=effect, interval=span,
+        p_holm=p_value(row.get("p_holm")), margin="none declared" if is_missing(margin) else f"\u00b1{number(margin)}",
+        p_tost=p_value(row.get("p_tost")), verdict=str(row["verdict"]) if not is_missing(row["verdict"]) else NOT_AVAILABLE,
+        note="" if is_missing(note) else str(note), tasks=tasks or [],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Board:
+    """Sink removal minus random removal: one row per metric, one cell per budget."""
+
+    doses: list[str]
+    rows: list[tuple[str, list[tuple[str, str, str] | None]]]
+    n: str
+
+
+def board(rows: Sequence[Mapping[Any, Any]], arms: Mapping[str, Arm]) -> Board | None:
+    """The scoreboard under the headline, from the rows of `specific_rows`; None when nothing was compared."""
+    if not rows:
+        return None
+    ordered = sorted(rows, key=lambda r: arms[r["arm"]].budget or 0)
+    names = list(dict.fromkeys((str(r["arm"]), str(r["reference"])) for r in ordered))
+    several = len({arm for arm, _ in names}) < len(names)
+    cells: dict[str, dict[tuple[str, str], tuple[str, str, str]]] = {}
+    for r in rows:
+        effect, span = estimate(r["effect"], r["ci_low"], r["ci_high"])
+        cells.setdefault(str(r["metric"]), {})[str(r["arm"]), str(r["reference"])] = (
+            effect,
+            span,
+            str(r["verdict"]),
+        )
+    counts = sorted({int(r["n_prompts"]) for r in rows if not is_missing(r.get("n_prompts"))})
+    n = (
+        count(counts[-1], "prompt")
+        if len(counts) == 1
+        else " to ".join(map(str, counts[:: max(1, len(counts) - 1)])) + " prompts"
+    )
+    said = [
+        (metrics.metric_name(m, capital=True), [per.get(name) for name in names]) for m, per in cells.items()
+    ]
+    doses = [arms[arm].dose + (f" against {reference}" if several else "") for arm, reference in names]
+    return Board(doses, said, n if counts else f"number of prompts {NOT_AVAILABLE}")
+
+
+def layers(summary: pd.DataFrame, scores: pd.DataFrame | None) -> Table:
+    """Top-1 mass against uniform per layer with interval, entropy, concentration and mass per segment."""
+    facts = dynamics.by_place(summary, scores)
+    segments = [c for c in facts.columns if c.startswith("mass_")]
+    columns = ["layer", "top-1 / uniform", "95 % interval", "peak (step)"]
+    columns += ["row entropy", "of maximum"] if "entropy" in facts.columns else []
+    columns += ["top-5 mass"] if "top5_mass" in facts.columns else []
+    columns += [f"mass on {c.removeprefix('mass_')}" for c in segments] + ["prompts"]
+    rows = []
+    for r in facts.to_dict("records"):
+        cells = [str(r["place"]), times(r["ratio"]), interval(r["low"], r["high"], signed=False)]
+        cells.append(
+            f"{times(r['peak_ratio'])} ({r['peak_step']:.0f})"
+            if r["peak_step"] == r["peak_step"]
+            else NOT_AVAILABLE
+        )
+        cells += [f"{number(r['entropy'])} nats", percent(r["entropy_share"])] if "entropy" in r else []
+        cells += [percent(r["top5_mass"])] if "top5_mass" in r else []
+        rows.append([*cells, *(percent(r[c]) for c in segments), str(r["prompts"])])
+    return Table(columns, rows, frozenset(range(1, len(columns))))
+
+
+def tokens(traces: pd.DataFrame, n: int = 15) -> Table:
+    """The most frequent strongest keys with their text."""
+    found = dynamics.frequent(traces, n)
+    rows = [
+        [r["label"], r["kind"], r["encoder"] or "\u2013", percent(r["share"]), f"{r['count']:,}", percent(r["mass"]), r["layers"]]
+        for r in found.to_dict("records")
+    ]  # fmt: skip
+    columns = [
+        "token",
+        "segment and role",
+        "encoder",
+        "share of strongest keys",
+        "times",
+        "mean mass",
+        "layers",
+    ]
+    return Table(columns, rows, frozenset({3, 4, 5}))
+
+
+def branch_shares(traces: pd.DataFrame, scores: pd.DataFrame | None) -> Table | None:
+    """Kinds of the strongest keys in each branch, when there are two."""
+    names = dynamics.branches(dynamics.baseline_rows(traces))
+    if len(names) < 2:
+        return None
+    per = {b: dynamics.kind_table(traces, scores, b).set_index("kind") for b in names}
+    kinds = dynamics.kind_order(pd.Series([k for t in per.values() for k in t.index]))
+    rows = []
+    for kind in kinds:
+        cells = [kind]
+        for b in names:
+            cells.append(percent(per[b]["share"].get(kind, 0.0)))
+        rows.append(cells)
+    return Table(["segment and role", *names], rows, frozenset(range(1, 1 + len(names))))
+
+
+def receipts(frame: pd.DataFrame, arms: Mapping[str, Arm]) -> Table:
+    """Per arm: how often the edit fired, keys edited, the mass they held and the largest mass left on them."""
+    rows = []
+    for name in [a for a in arms if a in set(frame["arm"])]:
+        part = frame[frame["arm"] == name]
+        cells = [name, f"{len(part):,}"]
+        cells.append(f"{part['keys'].mean():g}" if "keys" in part.columns else NOT_AVAILABLE)
+        cells.append(
+            percent(part["share_of_keys"].mean()) if "share_of_keys" in part.columns else NOT_AVAILABLE
+        )
+        cells += [
+            percent(part["mass_before"].mean()),
+            percent(part["mass_after"].mean()),
+            number(part["mass_after"].max()),
+        ]
+        rows.append(cells)
+    columns = [
+        "arm",
+        "calls and heads",
+        "keys edited",
+        "of all keys",
+        "mass before",
+        "mass after",
+        "largest mass after",
+    ]
+    return Table(columns, rows, frozenset(range(1, 7)))
+
+
+def replacements(frame: pd.DataFrame, n: int = 12) -> Table:
+    """The keys that took over the mass, most gain first."""
+    named = frame.assign(kind=dynamics.kinds(frame))
+    token = (
+        named["token"].astype("object") if "token" in named.columns else pd.Series(None, index=named.index)
+    )
+    named["label"] = token.where(token.notna(), "\u2013").astype(str)
+    found = named.groupby(["arm", "kind", "label"], sort=False)["gain"].agg(["size", "mean"]).reset_index()
+    found["share"] = found["size"] / found.groupby("arm")["size"].transform("sum")
+    found = found.sort_values(["arm", "size"], ascending=[True, False]).groupby("arm").head(max(3, n // 3))
+    rows = [
+        [r["arm"], r["kind"], r["label"], percent(r["share"]), number(r["mean"], signed=True)]
+        for r in found.to_dict("records")
+    ]
+    columns = ["arm", "segment and role", "token", "share of replacements", "mean gain of mass"]
+    return Table(columns, rows, frozenset({3, 4}))
+
+
+def skipped(scores: pd.DataFrame | None, study: Mapping[str, Any]) -> Table | None:
+    """Scores that are not available, by metric, with the reason given by the scorer."""
+    rows: list[list[str]] = []
+    if scores is not None:
+        bad = scores[scores["value"].isna()]
+        if "status" in scores.columns:
+            bad = scores[scores["value"].isna() | (scores["status"] != "ok")]
+        reason = (
+            bad["status"].astype(str)
+            if "status" in bad.columns
+            else pd.Series("no reason recorded", index=bad.index)
+        )
+        for (metric, why), part in bad.groupby([bad["metric"], reason]):
+            rows.append(
+                [
+                    str(metric),
+                    str(why),
+                    count(len(part), "score"),
+                    ", ".join(dict.fromkeys(map(str, part["arm"]))),
+                ]
+            )
+    wanted = [
+        str(m) if not isinstance(m, Mapping) else str(m.get("name", m)) for m in study.get("metrics") or []
+    ]
+    have = set() if scores is None else set(scores["metric"].astype(str))
+    rows += [
+        [m, "no score of it in the run folder", "all scores", "all arms"] for m in wanted if m not in have
+    ]
+    return Table(["metric", "reason", "how many", "arms"], rows) if rows else None
+
+
+HIDDEN = ("study", "arms", "arm_info", "prompt_records", "units")
+
+
+def provenance(record: Mapping[str, Any], study: Mapping[str, Any], scores: pd.DataFrame | None) -> Table:
+    """The facts that name a run: model, seeds, counts, hashes, versions."""
+    facts: dict[str, str] = {}
+    for key in (
+        "name",
+        "model",
+        "prompts",
+        "seeds",
+        "steps",
+        "guidance",
+        "height",
+        "width",
+        "batch",
+        "metrics",
+        "level",
+        "draws",
+    ):
+        if key in study:
+            facts[key] = _plain(study[key])
+    if scores is not None:
+        facts["units"] = count(scores["unit"].nunique(), "unit")
+        if "prompt_id" in scores.columns:
+            facts["units"] += f" of {count(scores['prompt_id'].nunique(), 'prompt')}"
+        facts["arms"] = (
+            count(scores["arm"].nunique(), "arm")
+            + ": "
+            + ", ".join(scores["arm"].drop_duplicates().astype(str))
+        )
+    for key, value in record.items():
+        if key not in facts and key not in HIDDEN and value is not study.get(key, object()):
+            facts[str(key)] = _plain(value)
+    return Table(["what", "value"], [[k, v] for k, v in facts.items()])
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "model default"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{k} {_plain(v) if isinstance(v, Mapping) else v}" for k, v in value.items())[:400]
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return f"{len(value)} entries, in study.yaml below"
+    if isinstance(value, list):
+        shown = ", ".join(str(v) for v in value[:12])
+        return shown + (f" \u2026 ({len(value)} in all)" if len(value) > 12 else "")
+    return str(value)
+
+
+def yaml_text(record: Mapping[str, Any]) -> str:
+    """study.yaml as text."""
+    return yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True, width=100)
+
+
+def slopes(dose: pd.DataFrame) -> Table:
+    """Slopes over the budget for each metric: the edit, its control, and the difference of both."""
+    rows = []
+    for r in dose[dose["task"] == "all"].to_dict("records"):
+        effect, span = estimate(r["slope"], r["ci_low"], r["ci_high"])
+        series = {"edit": "sinks", "control": "random", "edit-control": "sinks \u2212 random"}.get(
+            r["series"], r["series"]
+        )
+        cells = [
+            metrics.metric_name(str(r["metric"]), capital=True),
+            str(series),
+            effect,
+            span,
+            p_value(r.get("p_holm")),
+        ]
+        rows.append([*cells, NOT_AVAILABLE if is_missing(r.get("n_prompts")) else str(int(r["n_prompts"]))])
+    return Table(
+        ["metric", "series", "slope", "interval", "p (Holm)", "prompts"], rows, frozenset({2, 3, 4, 5})
+    )

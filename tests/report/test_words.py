@@ -1,0 +1,164 @@
+"""What is claimed follows from the verdicts, whatever they are."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sinkscope.report import _words as words
+from sinkscope.report._arms import pairs, read_arms
+from sinkscope.report._dynamics import by_place, frequent, kind_table, places, t_interval, top_rows
+from sinkscope.report._format import count, estimate, number, p_value, percent, times
+from sinkscope.report._sinks import sinks
+
+
+def table(*rows: dict[str, Any]) -> pd.DataFrame:
+    base = {
+        "task": "all", "kind": "edit-control", "ci_low": -0.1, "ci_high": 0.1, "n_prompts": 8, "level": 0.95,
+        "margin": 0.05, "mean_arm": 0.5, "mean_reference": 0.5,
+    }  # fmt: skip
+    return pd.DataFrame([base | row for row in rows])
+
+
+def contrast(metric: str, budget: int, effect: float, verdict: str) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "arm": f"sink_{budget}",
+        "reference": f"random_{budget}",
+        "effect": effect,
+        "verdict": verdict,
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("rmse", 0.2, "different")] * 2, "Removing sinks changes the image more than removing as many random keys."),
+        ([("rmse", -0.2, "different")] * 2, "changes the image less than removing as many random keys."),
+        ([("rmse", 0.2, "different"), ("rmse", 0.2, "inconclusive")], "in 1 of 2 comparisons."),
+        ([("ssim", -0.2, "different")] * 2, "changes the image more than"),
+        ([("rmse", 0.2, "inconclusive")] * 2, "stays open."),
+        ([("rmse", 0.2, "equivalent")] * 2, "as much as removing as many random keys, within the margins."),
+        ([("rmse", 0.2, "different"), ("rmse", -0.2, "different")], "more than removing as many random keys in 1 and less in 1 of 2"),
+        ([("scene", -0.2, "different")] * 2, "Scene correctness is lower after removing sinks than after"),
+        ([("scene", -0.2, "different"), ("scene", 0.2, "different")], "in both directions"),
+        ([("scene", 0.0, "equivalent")] * 2, "equivalent after removing sinks and after removing as many random keys within ±0.050"),
+        ([("scene", -0.2, "inconclusive")] * 2, "For scene correctness the comparison is inconclusive."),
+        ([("scene", -0.2, "inconclusive"), ("scene", 0.0, "equivalent")], "equivalent in 1 of 2 comparisons and otherwise"),
+    ],
+)  # fmt: skip
+def test_headline_follows_the_verdicts(
+    fake: ModuleType, rows: list[tuple[str, float, str]], said: str
+) -> None:
+    arms = read_arms({"arms": fake.arms((1, 5))})
+    effects = table(*(contrast(m, b, e, v) for b, (m, e, v) in zip((1, 5), rows, strict=True)))
+    assert said in words.headline(effects, arms)
+
+
+def test_headline_without_comparisons(fake: ModuleType) -> None:
+    arms = read_arms({"arms": fake.arms((1,))})
+    assert "does not compare" in words.headline(None, arms)
+    only = table({"metric": "scene", "kind": "arm-baseline", "arm": "sink_1", "reference": "baseline", "effect": -1.0, "verdict": "different"})  # fmt: skip
+    assert "without a random control" in words.headline(only, arms)
+
+
+@pytest.mark.parametrize(
+    ("effect", "verdict", "said"),
+    [(0.0, "equivalent", "No: with an empty edit"), (0.01, "different", "Yes: the empty edit alone moves RMSE"),
+     (0.01, "inconclusive", "No drift was shown to differ from zero")],
+)  # fmt: skip
+def test_drift_is_reported_as_found(fake: ModuleType, effect: float, verdict: str, said: str) -> None:
+    arms = read_arms({"arms": fake.arms((1,))})
+    row = {"metric": "rmse", "kind": "arm-baseline", "arm": "null", "reference": "baseline"}
+    assert said in words.drift(table(row | {"effect": effect, "verdict": verdict}), arms).answer
+
+
+def test_several_controls_of_one_edit_are_kept_apart(fake: ModuleType) -> None:
+    from sinkscope.report._tables import board
+
+    made = fake.arms((1,))
+    made["segment_1"] = made["random_1"] | {
+        "control": {"of": "abc", "kind": "segment", "matched": [], "text": "t"}
+    }
+    arms = read_arms({"arms": made})
+    rows = [
+        contrast("scene", 1, -0.2, "different"),
+        contrast("scene", 1, 0.0, "equivalent") | {"reference": "segment_1"},
+    ]
+    found = board(words.specific_rows(table(*rows), arms), arms)
+    assert found is not None and len(found.doses) == 2 and "segment_1" in found.doses[1]
+    assert "sink_1 against segment_1" in words.specificity(table(*rows), arms).answer
+
+
+def test_arm_roles_pairs_and_names(fake: ModuleType) -> None:
+    made = fake.arms((1, 5))
+    made["late"] = made["sink_5"] | {"steps": [0.5, 1.0]}
+    made["frozen"] = {
+        "select": {"Frozen": {"select": {"TopMass": {"shared_keys": 24}}, "step": 0}},
+        "action": {"Mask": {}},
+    }
+    arms = read_arms({"arms": made | {"repeat": None}}, ["mystery"])
+    assert (
+        arms["baseline"].role == "baseline" and arms["null"].role == "null" and arms["repeat"].role == "null"
+    )
+    assert (arms["sink_5"].role, arms["sink_5"].budget) == ("sink", 5)
+    assert (
+        arms["random_1"].role == "random"
+        and arms["value_1"].role == "value"
+        and arms["mystery"].role == "other"
+    )
+    assert (arms["frozen"].budget, arms["frozen"].budget_kind, arms["frozen"].role) == (
+        24,
+        "shared_keys",
+        "sink",
+    )
+    assert arms["late"].dose == "5 keys per head: late" and arms["sink_1"].dose == "1 key per head"
+    assert {s.name: c.name if c else None for s, c in pairs(arms, None)}["sink_1"] == "random_1"
+
+
+def test_top_mass_against_uniform_and_shares_by_hand() -> None:
+    summary = pd.DataFrame({"step": [0, 1, 0, 1], "layer": 3, "site": "a", "unit": ["p0-s0"] * 2 + ["p1-s0"] * 2,
+                            "mean_top1": [0.1, 0.3, 0.2, 0.4], "keys": 10, "arm": "baseline", "branch": "cond"})  # fmt: skip
+    fact = by_place(summary).iloc[0]
+    assert (
+        fact["ratio"] == pytest.approx(2.5)
+        and fact["peak_step"] == 1
+        and fact["peak_ratio"] == pytest.approx(3.5)
+    )
+    assert (fact["low"], fact["high"]) == pytest.approx(t_interval(np.array([2.0, 3.0]))[1:3])
+    traces = pd.DataFrame({"step": 0, "layer": [0, 0, 1, 1], "unit": ["p0-s0"] * 4, "rank": [0, 1, 0, 0], "mass": 0.5,
+                           "segment": ["text", "text", "image", "text"], "role": ["bos", "pad", None, "pad"],
+                           "token": ["<s>", "!", None, "!"], "position": [0, 5, 7, 5], "arm": ["baseline"] * 3 + ["sink"]})  # fmt: skip
+    assert len(top_rows(traces)) == 2
+    assert dict(kind_table(traces)[["kind", "share"]].to_numpy()) == {"image": 0.5, "text: bos": 0.5}
+    assert set(frequent(traces)["label"]) == {"<s>", "position 7"}
+
+
+def test_places_with_several_or_no_layers() -> None:
+    frame = pd.DataFrame({"layer": [0, 0, 1, None], "site": ["a.attn1", "a.attn2", "b.attn1", "mid.attn"]})
+    assert places(frame).tolist() == ["a.attn1", "a.attn2", "1", "mid.attn"]
+
+
+def test_sinks_without_tables_say_so() -> None:
+    assert "Not measured" in sinks(None, None, None).answer
+
+
+def test_numbers_in_words() -> None:
+    assert (
+        number(float("nan"))
+        == number(None)
+        == percent(None)
+        == times(None)
+        == p_value(np.nan)
+        == "not available"
+    )
+    assert number(0) == "0" and number(-0.0421, signed=True) == "−0.042" and number(1e-12) == "1.0e−12"
+    assert percent(0.0004) == "< 0.1 %" and percent(0.999) == "99.9 %" and p_value(0.0001) == "< 0.001"
+    assert estimate(-0.0417, -0.0824, -0.00097) == ("−0.042", "[−0.082, −0.001]")
+    assert estimate(0.0, 0.0, 0.0) == ("0", "[0, 0]")
+    assert estimate(0.1, np.nan, np.nan) == ("+0.100", "interval not available")
+    assert count(1, "key") == "1 key" and count(1024, "key") == "1,024 keys"
