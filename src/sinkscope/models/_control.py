@@ -110,8 +110,7 @@ def _bottom(select: Selector, action: Action, seed: int) -> ControlParts:
     if not isinstance(select, TopMass):
         raise UsageError(
             f"Got the 'bottom' control of {type(select).__name__}. Expected TopMass: only keys chosen for "
-            "having "
-            "the largest mass have an opposite. Use 'count' or 'segment'."
+            "having the largest mass have an opposite. Use 'count' or 'segment'."
         )
     lowest = BottomMass(
         keys_per_head=select.keys_per_head, shared_keys=select.shared_keys, queries=select.queries

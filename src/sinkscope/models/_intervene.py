@@ -27,7 +27,7 @@ from sinkscope.models._receipt import Applied, Receipt
 from sinkscope.models._seen import Seen
 from sinkscope.models._session import Session
 from sinkscope.models._sites import list_sites
-from sinkscope.models._split import is_split, split
+from sinkscope.models._split import Origins, is_partial, issuing
 from sinkscope.models._table import Tokens
 from sinkscope.models._units import RowId, Units
 
@@ -44,17 +44,18 @@ class _Editor:
         self._units = units
         self._mode = mode
         self._tokens = Tokens()
+        self._origins = Origins()
 
     def __call__(self, call: AttentionCall, run: Run) -> Tensor:
+        call = self._origins.settle(call)
         rows = self._units.rows(call)
         plans = [plan for plan in self._plans if plan.wants(call)]
         if not plans:
             return run(call)
-        if is_split():
+        if is_partial():
             raise UsageError(
                 f"Edit {plans[0].edit.hash} stands outside of a block whose edit is limited to some queries "
-                "at "
-                f"{where(call)}. Pass both edits to one intervene(pipe, [first, second])."
+                f"at {where(call)}. Pass both edits to one intervene(pipe, [first, second])."
             )
         check_finite(call)
         groups = {name for plan in plans for name in plan.groups(call)}
@@ -139,7 +140,7 @@ def _edited(call: AttentionCall, run: Run, edits: Sequence[ResolvedEdit]) -> Ten
     def issue(
         q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
     ) -> Tensor:
-        with split(q.shape[2] != count):
+        with issuing(call, partial=q.shape[2] != count):
             return run(call.replace(q=q, k=k, v=v, mask=mask, is_causal=is_causal, scale=scale))
 
     return apply_edits(

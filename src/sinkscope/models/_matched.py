@@ -82,10 +82,8 @@ def _draw(numbers: Tensor, candidates: Tensor, counts: Tensor, ctx: SelectionCon
         place = int(short.argmax())
         raise UsageError(
             f"The control needs {int(counts.flatten()[place])} keys that the treatment leaves alone, but "
-            "only "
-            f"{int(left.flatten()[place])} are there to choose from at {ctx.random.site!r}. Use a smaller "
-            "budget, or "
-            "the 'count' control if this was the 'segment' control."
+            f"only {int(left.flatten()[place])} are there to choose from at {ctx.random.site!r}. Use a "
+            "smaller budget, or the 'count' control if this was the 'segment' control."
         )
     order = numbers.masked_fill(~candidates, 2.0).argsort(dim=-1, stable=True)
     rank = torch.empty_like(order).scatter_(

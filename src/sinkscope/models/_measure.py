@@ -67,8 +67,7 @@ def check_finite(call: AttentionCall) -> None:
         names = " and ".join(name for name, good in zip("qkv", finite, strict=True) if not good)
         raise NonFiniteError(
             f"Got NaN or infinity in {names} at {where(call)}. Expected finite numbers: the model's own "
-            "activations "
-            "are broken before any edit here. Try another dtype (bfloat16 or float32) or fewer edited layers."
+            "activations are broken before this call. Try bfloat16 or float32, or edit fewer layers."
         )
 
 

@@ -197,8 +197,7 @@ class Observation:
         if not self._seen:
             raise NoMatchError(
                 f"Nothing was seen: {self._where} matched no attention call. Run the pipeline inside the "
-                "with block, "
-                "and look at sinkscope.sites(pipe) for what there is."
+                "with block, and look at sinkscope.sites(pipe) for what there is."
             )
 
     def _records(self, queries: str | None = None) -> list[Seen]:

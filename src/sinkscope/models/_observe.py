@@ -21,7 +21,7 @@ from sinkscope.models._scope import StepScope, check_heads, normal_numbers
 from sinkscope.models._seen import Seen
 from sinkscope.models._session import Session
 from sinkscope.models._sites import resolve_sites
-from sinkscope.models._split import is_split
+from sinkscope.models._split import Origins, is_partial
 from sinkscope.models._table import Tokens
 from sinkscope.models._units import RowId, Units
 
@@ -35,18 +35,22 @@ class _Recorder:
         self._seen = seen
         self._units = units
         self._tokens = Tokens()
+        self._origins = Origins()
         self._queries: Sequence[str | None] = scope["queries"]
         self._heads: tuple[int, ...] | None = scope["heads"]
         self.steps = StepScope(scope["steps"])
         self._keep: frozenset[str] = scope["keep"]
 
     def __call__(self, call: AttentionCall, run: Run) -> Tensor:
-        if not call.recompute and not is_split():
-            # Also outside the wanted steps: units are numbered by the rows of every call.
-            rows = self._units.rows(call)
-            if self.steps.includes(call.step, call.step_count):
-                self._record(call, rows)
+        if not call.recompute and not is_partial():
+            self._look(self._origins.settle(call))
         return run(call)
+
+    def _look(self, call: AttentionCall) -> None:
+        # Also outside the wanted steps: units are numbered by the rows of every call.
+        rows = self._units.rows(call)
+        if self.steps.includes(call.step, call.step_count):
+            self._record(call, rows)
 
     def _record(self, call: AttentionCall, rows: tuple[RowId, ...]) -> None:
         check_finite(call)

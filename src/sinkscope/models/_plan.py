@@ -1,14 +1,15 @@
-"""One edit on its way through a run: whether it means a call, which keys it takes there, and whether it ever
-acted."""
+"""One edit on its way through a run: whether it means a call, which keys it takes, whether it ever acted."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sinkscope.attention import KeyedRandom, ResolvedEdit, SelectionContext
+from sinkscope.attention import Frozen, KeyedRandom, ResolvedEdit, SelectionContext, Selector
 from sinkscope.errors import NoMatchError
 from sinkscope.models._call import AttentionCall, Site
 from sinkscope.models._edit import Edit
@@ -45,7 +46,9 @@ class Plan:
         self.empty_path = isinstance(edit.select, NoKeys)
         self._memory: dict[str, dict[Any, Any]] = {}
         self._generation: int | None = None
-        self._matched = False
+        frozen = _frozen(edit.select)
+        self._frozen = None if frozen is None else StepScope([frozen.step])
+        self._matched = self._chose = False
         self._branches: set[str] = set()
         for site in self.sites:
             if site.heads:
@@ -56,6 +59,8 @@ class Plan:
         if call.site.name not in self._names:
             return False
         active = self.steps.includes(call.step, call.step_count)
+        if self._frozen is not None:
+            self._frozen.includes(call.step, call.step_count)
         self._branches |= {info.branch for info in call.rows}
         return bool(self.scope_rows(call)) and (active or self.edit.select.must_see(call.step))
 
@@ -64,8 +69,7 @@ class Plan:
         return {group_name(call, name) for name in self.edit.select.required_queries()}
 
     def receipt_group(self, call: AttentionCall) -> str:
-        """Whose mass the receipt states: of the queries the edit is limited to, else of those that chose the
-        keys."""
+        """Whose mass the receipt states: that of the edited queries, or of those that chose the keys."""
         if self.edit.queries != "all":
             return group_name(call, self.edit.queries)
         needed = set(self.edit.select.required_queries())
@@ -81,13 +85,14 @@ class Plan:
         """
         edit = self.edit
         check_heads(edit.heads, call.site.name, call.q.shape[1])
-        inside = torch.zeros(len(rows), dtype=torch.bool, device=call.q.device)
-        inside[self.scope_rows(call)] = True
-        found = edit.select.choose(self._context(call, rows, units, mass)).to(call.q.device)
+        # Rows of the other branch are not asked: their budgets and masks are none of this edit's business.
+        index = torch.tensor(self.scope_rows(call), device=call.q.device)
+        found = edit.select.choose(self._context(call, rows, units, mass, index)).to(call.q.device)
         if not self.steps.includes(call.step, call.step_count):
             return None
         self._matched = True
-        chosen = found & inside[:, None, None]
+        self._chose |= self._frozen is None or bool(found.any())
+        chosen = found.new_zeros(len(rows), *found.shape[1:]).index_copy(0, index, found)
         if edit.heads is not None:
             heads = torch.zeros(chosen.shape[1], dtype=torch.bool, device=chosen.device)
             heads[list(edit.heads)] = True
@@ -97,7 +102,7 @@ class Plan:
             edit.action,
             group_queries(call, group_name(call, edit.queries)),
             force_path=self.empty_path,
-            rows=inside,
+            rows=torch.zeros(len(rows), dtype=torch.bool, device=index.device).index_fill(0, index, True),
             random=keyed_random(call, rows, units),
         )
 
@@ -107,21 +112,23 @@ class Plan:
         return [row for row, info in enumerate(call.rows) if branch in ("both", info.branch)]
 
     def _context(
-        self, call: AttentionCall, rows: tuple[RowId, ...], units: Units, mass: CallMass
+        self, call: AttentionCall, rows: tuple[RowId, ...], units: Units, mass: CallMass, index: Tensor
     ) -> SelectionContext:
         # Frozen sets belong to one generation.
         if self._generation is None or call.generation > self._generation:
             self._generation, self._memory = call.generation, {}
-        count, heads, _, _ = call.q.shape
         return SelectionContext(
-            (count, heads, call.k.shape[2]),
-            mass,
-            keyed_random(call, rows, units),
+            (len(index), call.q.shape[1], call.k.shape[2]),
+            lambda name: mass(name)[index],
+            keyed_random(call, [rows[row] for row in index.tolist()], units),
             groups=("all", *call.query_segments),
-            segments=call.key_segments,
+            segments={
+                name: part if part.dim() == 1 else part[index.to(part.device)]
+                for name, part in call.key_segments.items()
+            },
             step=call.step,
             device=call.q.device,
-            allowed=open_keys(call),
+            allowed=open_keys(call)[index],
             memory=self._memory.setdefault(call.site.key, {}),
         )
 
@@ -133,7 +140,9 @@ class Plan:
             UsageError: it lists steps that a bare module never reached.
         """
         self.steps.check()
-        if self._matched:
+        if self._frozen is not None:
+            self._frozen.check()
+        if self._chose:
             return
         edit = self.edit
         if not self._branches:
@@ -141,15 +150,24 @@ class Plan:
         elif edit.branch not in ("both", *self._branches):
             reason = (
                 f"branch={edit.branch!r} never ran, only {', '.join(sorted(self._branches))}: turn guidance "
-                "on, or use "
-                "branch='both'"
+                "on, or use branch='both'"
             )
+        elif self._matched:
+            reason = f"its keys are chosen only after all steps of steps={edit.steps!r}"
         else:
             reason = f"none of the steps that ran lies in steps={edit.steps!r}"
         raise NoMatchError(f"Edit {edit.hash} matched no attention call, so nothing was edited: {reason}.")
 
 
-def keyed_random(call: AttentionCall, rows: tuple[RowId, ...], units: Units) -> KeyedRandom:
+def keyed_random(call: AttentionCall, rows: Sequence[RowId], units: Units) -> KeyedRandom:
     """Random numbers of a call, keyed by unit (and frame), branch, site and step."""
     names = [units.label(row.unit) + (f"/{row.repeat}" if row.repeat else "") for row in rows]
     return KeyedRandom.of(names, [row.branch for row in rows], call.site.key, call.step)
+
+
+def _frozen(select: Selector) -> Frozen | None:
+    """The selector, or one inside it, that has to see a certain step."""
+    if isinstance(select, Frozen):
+        return select
+    inner = (getattr(select, item.name) for item in fields(select) if item.init)  # type: ignore[arg-type]
+    return next((found for part in inner if isinstance(part, Selector) and (found := _frozen(part))), None)

@@ -26,8 +26,7 @@ REPLACEMENT_COLUMNS = ("rank", "key", *TOKEN_COLUMNS, "gain", "mass_before", "ma
 
 @dataclass(frozen=True, eq=False)
 class Applied:
-    """One edit on one call. `seen.values` holds `count`, `keys` and, where measured, `mass_before`,
-    `mass_after`."""
+    """One edit on one call; `seen.values` has `count`, `keys` and, if measured, the two masses."""
 
     seen: Seen
     edit: str

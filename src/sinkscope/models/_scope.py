@@ -97,8 +97,10 @@ def includes(steps: Steps, step: int, total: int | None) -> bool:
 
 
 class StepScope:
-    """`steps=` of one `with` block; remembers how far a bare module ran, which alone tells whether a step
-    exists."""
+    """`steps=` of one `with` block.
+
+    Remembers how far a bare module ran, which alone tells whether a listed step exists.
+    """
 
     def __init__(self, steps: object) -> None:
         self.steps = normal_steps(steps)

@@ -1,7 +1,8 @@
-"""Calls that carry some queries of a model call only.
+"""One call of the model that an inner block issues several times.
 
-An edit limited to some queries issues the model's call for all queries and again for those. Handlers of outer
-blocks see both; the second is no call of the model and must not be measured as one.
+An edit that reaches some rows, heads or queries only issues the model's call as it is and again as edited.
+Handlers of outer blocks see both, one after the other: the second stands in the place of the first, and where
+it holds some queries only it is no call of the model and must not be measured as one.
 """
 
 from __future__ import annotations
@@ -9,20 +10,53 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
+from typing import NamedTuple
 
-_SPLIT: ContextVar[bool] = ContextVar("sinkscope_split_call", default=False)
+from sinkscope.models._call import AttentionCall
 
 
-def is_split() -> bool:
-    """Whether an inner block is issuing a part of a call."""
-    return _SPLIT.get()
+class _Issuing(NamedTuple):
+    origin: object
+    """One object per call of the model."""
+    partial: bool
+
+
+_ISSUING: ContextVar[_Issuing | None] = ContextVar("sinkscope_issuing", default=None)
 
 
 @contextmanager
-def split(partial: bool) -> Iterator[None]:
-    """Mark what runs inside as part of a call, if it is."""
-    token = _SPLIT.set(partial or _SPLIT.get())
+def issuing(origin: object, *, partial: bool) -> Iterator[None]:
+    """Tell outer blocks that what is issued inside belongs to the call `origin`, and whether it is a part."""
+    outer = _ISSUING.get()
+    mark = _Issuing(origin, partial) if outer is None else _Issuing(outer.origin, partial or outer.partial)
+    token = _ISSUING.set(mark)
     try:
         yield
     finally:
-        _SPLIT.reset(token)
+        _ISSUING.reset(token)
+
+
+def is_partial() -> bool:
+    """Whether an inner block is issuing some queries of a call only."""
+    mark = _ISSUING.get()
+    return mark is not None and mark.partial
+
+
+class Origins:
+    """Gives calls that an inner block issued again the site of the first one."""
+
+    def __init__(self) -> None:
+        self._last: object = None
+        self._index = 0
+
+    def settle(self, call: AttentionCall) -> AttentionCall:
+        """The call under the site of the model call it belongs to."""
+        mark = _ISSUING.get()
+        if mark is None:
+            return call
+        if mark.origin is not self._last:
+            self._last, self._index = mark.origin, call.site.index
+        if call.site.index == self._index:
+            return call
+        return call.replace(site=replace(call.site, index=self._index))

@@ -50,8 +50,7 @@ class Units:
         if self.names is not None and first + count > len(self.names):
             raise UsageError(
                 f"Got {len(self.names)} names in units=, but at least {first + count} units are being "
-                "generated. "
-                "Expected one name per generated image, in order."
+                "generated. Expected one name per generated image, in order."
             )
         seen: dict[tuple[str, int], int] = {}
         rows = []

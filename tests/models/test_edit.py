@@ -1,0 +1,150 @@
+"""Edits as data: validation, plain dictionaries, hashes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sinkscope.attention import (
+    Frozen,
+    Mask,
+    MassAbove,
+    RandomKeys,
+    ReplaceValue,
+    ScaleLogit,
+    Segment,
+    TopMass,
+)
+from sinkscope.errors import UsageError
+from sinkscope.models import ControlInfo, Edit
+
+SELECTORS = [
+    TopMass(keys_per_head=1),
+    TopMass(shared_keys=24, queries="text"),
+    RandomKeys(keys_per_head=2, seed=3, exclude=TopMass(keys_per_head=2)),
+    Frozen(MassAbove(times_uniform=5.0), step=2),
+    Segment("text"),
+]
+ACTIONS = [Mask(), ScaleLogit(shift=-1.5), ReplaceValue("noise", amount=0.5, seed=4)]
+
+edits = st.builds(
+    Edit,
+    st.sampled_from(SELECTORS),
+    st.sampled_from(ACTIONS),
+    layers=st.none() | st.lists(st.integers(0, 30), min_size=1, max_size=4, unique=True),
+    sites=st.none() | st.just("*.attn2"),
+    kind=st.none() | st.sampled_from(["joint", "all"]),
+    steps=st.sampled_from([(0.0, 1.0), (0.25, 0.5), [0], [0, 1], [3, 1], range(4)]),
+    branch=st.sampled_from(["both", "cond", "uncond"]),
+    heads=st.none() | st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True),
+    queries=st.sampled_from(["all", "image", "text"]),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(edits)
+def test_an_edit_survives_json(edit: Edit) -> None:
+    again = Edit.from_dict(json.loads(json.dumps(edit.to_dict())))
+    assert again == edit
+    assert again.hash == edit.hash and len(edit.hash) == 12
+    assert replace(edit) == edit
+
+
+@settings(max_examples=30, deadline=None)
+@given(edits, st.sampled_from(["count", "segment", "null"]), st.integers(0, 5))
+def test_a_control_survives_json_and_keeps_the_scope(edit: Edit, kind: str, seed: int) -> None:
+    control = edit.control(kind, seed)
+    assert Edit.from_dict(json.loads(json.dumps(control.to_dict()))) == control
+    assert control.hash != edit.hash
+    assert control.control_info is not None and control.control_info.of == edit.hash
+    for name in ("layers", "sites", "kind", "steps", "branch", "heads", "queries"):
+        assert getattr(control, name) == getattr(edit, name)
+
+
+def test_the_hash_is_the_same_on_every_machine() -> None:
+    assert Edit(TopMass(keys_per_head=1), layers=[3]).hash == Edit(TopMass(keys_per_head=1), layers=(3,)).hash
+    assert Edit(TopMass(keys_per_head=1)).hash == "d78e79963f55"
+
+
+def test_equal_settings_are_equal_however_written() -> None:
+    first = Edit(TopMass(keys_per_head=1), layers=range(3), heads=1, steps=[2, 0])
+    second = Edit(TopMass(keys_per_head=1), layers=[2, 0, 1], heads=[1], steps=[0, 2])
+    assert first == second and hash(first) == hash(second)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"layers": []}, "layers=()"),
+        ({"layers": [1, 1]}, "distinct"),
+        ({"layers": [-1]}, "counted from 0"),
+        ({"layers": "3"}, "distinct numbers"),
+        ({"heads": [0.5]}, "heads"),
+        ({"steps": (0.5, 0.5)}, "0 <= start < end <= 1"),
+        ({"steps": (0.0, 1.5)}, "0 <= start < end <= 1"),
+        ({"steps": (0, 1)}, "ambiguous"),
+        ({"steps": []}, "steps=[]"),
+        ({"steps": [1, 1]}, "distinct"),
+        ({"steps": "all"}, "steps='all'"),
+        ({"branch": "conditional"}, "both, cond, uncond"),
+        ({"queries": ""}, "queries"),
+        ({"sites": ""}, "sites"),
+        ({"action": "mask"}, "Mask()"),
+        ({"select": "top"}, "TopMass"),
+    ],
+)
+def test_wrong_fields_are_refused(wrong: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Edit(**{"select": TopMass(keys_per_head=1), **wrong})  # type: ignore[arg-type]
+    assert says in str(error.value)
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("plain", "says"),
+    [
+        ({}, "'select'"),
+        ({"select": {"TopMass": {"keys_per_head": 1}}, "layer": [3]}, "Did you mean 'layers'?"),
+        ({"select": {"TopMas": {"keys_per_head": 1}}}, "Did you mean 'TopMass'?"),
+        ({"select": {"TopMass": {"keys_per_head": 1}}, "control": {"of": "x"}}, "kind, matched, text"),
+        ({"select": {"TopMass": {"keys_per_head": 1}}, "control": {"off": "x"}}, "Did you mean 'of'?"),
+        ({"select": {"TopMass": {"keys_per_head": 1}}, "control": 3}, "mapping"),
+    ],
+)
+def test_wrong_plain_data_is_refused(plain: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Edit.from_dict(plain)
+    assert says in str(error.value)
+
+
+def test_unknown_controls_list_what_exists() -> None:
+    edit = Edit(TopMass(keys_per_head=1))
+    for kind in ("mass", "persistence"):
+        with pytest.raises(UsageError, match="count, segment, bottom, null"):
+            edit.control(kind)
+    with pytest.raises(UsageError, match="original"):
+        edit.control("count").control("null")
+    with pytest.raises(UsageError, match="TopMass"):
+        Edit(Segment("text")).control("bottom")
+    with pytest.raises(UsageError, match="seed"):
+        edit.control("count", seed="a")  # type: ignore[arg-type]
+
+
+def test_a_control_says_what_it_matched() -> None:
+    shared = Edit(TopMass(shared_keys=4)).control("count", seed=7)
+    assert shared.select == RandomKeys(shared_keys=4, seed=7, exclude=TopMass(shared_keys=4))
+    assert shared.control_info == ControlInfo(
+        Edit(TopMass(shared_keys=4)).hash,
+        "count",
+        ("count per head", "shared over heads"),
+        "as many random keys in every row and head, never the keys the treatment would take there",
+        7,
+    )
+    frozen = Edit(Frozen(TopMass(keys_per_head=1), step=2)).control("segment")
+    assert frozen.control_info is not None
+    assert frozen.control_info.matched == ("count per head", "segment", "persistence")
+    assert isinstance(frozen.select, Frozen) and frozen.select.step == 2

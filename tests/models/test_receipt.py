@@ -1,0 +1,236 @@
+"""Receipts and controls: what was edited, what it weighed, what took its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.tiny import run, tiny_flux, tiny_pixart, tiny_sd3
+
+from sinkscope.attention import (
+    Frozen,
+    Keys,
+    MassAbove,
+    RandomKeys,
+    ReplaceValue,
+    ScaleProbability,
+    Segment,
+    TopMass,
+    reference,
+)
+from sinkscope.errors import UsageError
+from sinkscope.models import Edit, Receipt, Session, intervene, observe
+
+TOP = TopMass(keys_per_head=2)
+HEAD = ["step", "branch", "unit", "site", "head"]
+
+
+@pytest.fixture(scope="module")
+def sd3() -> Any:
+    return tiny_sd3()
+
+
+def latent(pipe: Any, **changes: Any) -> torch.Tensor:
+    result: torch.Tensor = run(pipe, output_type="latent", **changes)
+    return result
+
+
+def receipt_of(pipe: Any, edits: Any, *, receipt: Any = True, **changes: Any) -> Receipt:
+    with intervene(pipe, edits, receipt=receipt) as kept:
+        latent(pipe, **changes)
+    return kept
+
+
+def test_masses_are_those_of_the_reference(sd3: Any) -> None:
+    calls = []
+
+    def listen(call: Any, run: Any) -> torch.Tensor:
+        calls.append(call)
+        return run(call)  # type: ignore[no-any-return]
+
+    with intervene(sd3, Edit(TOP, ScaleProbability(0.5), layers=[1]), receipt="full") as receipt:
+        with Session(sd3, listen, sites="*.1.attn"):
+            latent(sd3)
+    table, replaced = receipt.table(), receipt.replacements(n=3)
+    assert len(table) == 8 and (table["keys"] == 2).all()
+    np.testing.assert_allclose(table["share_of_keys"], 2 / 42)
+    for call in calls:
+        weights = reference.weights(call.q, call.k, call.mask, call.scale)[:, :, call.query_segments["image"]]
+        mass = weights.mean(2)
+        top = mass.topk(2).indices
+        kept = weights.scatter(3, top[:, :, None].expand(-1, -1, weights.shape[2], -1), 0.0)
+        share = (weights - kept).sum(-1, keepdim=True)
+        after = (0.5 * (weights - kept) + kept * (1 - 0.5 * share) / (1 - share)).mean(2)
+        here = table[table["step"] == call.step].sort_values(["branch", "head"])
+        order = sorted(call.rows, key=lambda info: info.branch)
+        for name, exact in (("mass_before", mass), ("mass_after", after)):
+            want = torch.stack([exact[info.row].gather(1, top[info.row]).sum(-1) for info in order])
+            np.testing.assert_allclose(here[name], want.flatten(), rtol=1e-4)
+        gain = (after - mass).scatter(2, top, -1.0).topk(3)
+        got = replaced[replaced["step"] == call.step].sort_values(["branch", "head", "rank"])
+        np.testing.assert_allclose(
+            got["gain"], torch.stack([gain.values[info.row] for info in order]).flatten(), rtol=2e-3
+        )
+        assert list(got["key"]) == torch.stack([gain.indices[info.row] for info in order]).flatten().tolist()
+
+
+def test_columns(sd3: Any) -> None:
+    receipt = receipt_of(sd3, Edit(TOP, layers=[1], branch="cond", heads=[1]), receipt="full")
+    table, keys, replaced = receipt.table(), receipt.edited_keys(), receipt.replacements()
+    start = ["step", "timestep", "branch", "unit", "layer", "site", "head"]
+    assert list(table.columns[:11]) == [*start, "keys", "share_of_keys", "mass_before", "mass_after"]
+    assert set(table["branch"]) == {"cond"} and set(table["head"]) == {1} and len(table) == 2
+    assert list(keys.columns[:11]) == [*start, "key", "segment", "position", "token"]
+    assert list(replaced.columns[:9]) == [*start, "rank", "key"]
+    summed = keys.groupby(HEAD)[["mass_before", "mass_after"]].sum().reset_index()
+    np.testing.assert_allclose(summed["mass_before"], table["mass_before"], rtol=1e-5)
+    assert table["edit"].nunique() == 1 and (table["queries"] == "image").all()
+    np.testing.assert_allclose(replaced["gain"], replaced["mass_after"] - replaced["mass_before"], atol=1e-7)
+    assert not set(zip(replaced["step"], replaced["key"], strict=True)) & set(
+        zip(keys["step"], keys["key"], strict=True)
+    )
+
+
+def test_lost_mass_turns_up_elsewhere(sd3: Any) -> None:
+    receipt = receipt_of(sd3, Edit(TOP, layers=[1]), receipt="full")
+    gained = receipt.replacements(n=42).groupby(HEAD)["gain"].sum()
+    table = receipt.table().set_index(HEAD)
+    lost = table["mass_before"] - table["mass_after"]
+    np.testing.assert_allclose(gained.sort_index(), lost.sort_index(), rtol=1e-4)
+
+
+def test_a_value_edit_moves_no_mass(sd3: Any) -> None:
+    receipt = receipt_of(sd3, Edit(TOP, ReplaceValue("zero"), layers=[1]), receipt="full")
+    assert (receipt.table()["mass_before"] == receipt.table()["mass_after"]).all()
+    assert receipt.replacements().empty
+
+
+def test_the_receipt_states_the_mass_of_the_queries_that_are_edited(sd3: Any) -> None:
+    text = receipt_of(sd3, Edit(TOP, layers=[1], queries="text")).table()
+    assert set(text["queries"]) == {"text"} and (text["mass_after"] < 1e-8).all()
+    every = receipt_of(sd3, Edit(TopMass(keys_per_head=2, queries="all"), layers=[1])).table()
+    assert set(every["queries"]) == {"all"}
+
+
+def test_keys_without_measuring(sd3: Any) -> None:
+    receipt = receipt_of(sd3, Edit(TOP, layers=[1]), receipt=False)
+    assert receipt.table()["mass_before"].isna().all() and (receipt.table()["keys"] == 2).all()
+    measured = receipt_of(sd3, Edit(TOP, layers=[1]))
+    pd.testing.assert_series_equal(receipt.edited_keys()["key"], measured.edited_keys()["key"])
+    with pytest.raises(UsageError, match="full"):
+        measured.replacements()
+    with pytest.raises(UsageError, match="at least 1"):
+        measured.replacements(0)
+
+
+def test_no_key_above_the_threshold_is_a_finding(sd3: Any) -> None:
+    receipt = receipt_of(sd3, Edit(MassAbove(share=0.999), layers=[1]), receipt="full")
+    assert (receipt.table()["keys"] == 0).all() and (receipt.table()["mass_before"] == 0).all()
+    assert receipt.edited_keys().empty and receipt.replacements().empty
+    assert "mass_after" in receipt.edited_keys().columns
+
+
+def test_several_edits_and_several_evaluations(sd3: Any) -> None:
+    edits = [Edit(Keys((0,)), layers=[0]), Edit(Keys((1,)), layers=[0], branch="cond")]
+    receipt = receipt_of(sd3, edits, skip_guidance_layers=[1], skip_layer_guidance_stop=1.0)
+    table = receipt.table()
+    assert table["edit"].nunique() == 2
+    cond = table[(table["branch"] == "cond") & (table["head"] == 0) & (table["step"] == 1)]
+    assert sorted(cond["evaluation"]) == [0, 0, 1, 1]
+    assert set(table[table["branch"] == "uncond"]["evaluation"]) == {0}
+    with observe(sd3, layers=[0]) as seen:
+        latent(sd3, skip_guidance_layers=[1], skip_layer_guidance_stop=1.0)
+    assert seen.mass().shape[:2] == (2, 2) and not seen.mass().isnan().any()
+    assert set(seen.summary().query("branch == 'cond'")["evaluation"]) == {0, 1}
+
+
+def test_separate_guidance_calls_are_told_apart() -> None:
+    flux = tiny_flux()
+    receipt = receipt_of(
+        flux, Edit(TOP, layers=[0], branch="uncond"), true_cfg_scale=2.0, negative_prompt="dog"
+    )
+    assert set(receipt.table()["branch"]) == {"uncond"} and len(receipt) == 2
+
+
+def test_segments_by_name() -> None:
+    pixart = tiny_pixart()
+    receipt = receipt_of(
+        pixart, Edit(Keys((0,), segment="text"), kind="cross", branch="cond"), prompt="a cat"
+    )
+    keys = receipt.edited_keys()
+    assert set(keys["segment"]) == {"text"} and set(keys["role"]) == {"content"}
+    # Padding is masked out by the model, so it does not count among the keys.
+    assert (receipt.table()["share_of_keys"] > 1 / 8).all()
+
+
+def per_head(receipt: Receipt, column: str = "key") -> pd.Series:
+    return receipt.edited_keys().groupby(HEAD)[column].agg(lambda part: sorted(part))
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        TOP,
+        TopMass(shared_keys=3),
+        MassAbove(times_uniform=1.3),
+        Frozen(TOP),
+        RandomKeys(keys_per_head=2, seed=5),
+        Keys((0, 20)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["count", "segment"])
+def test_random_controls_match_and_avoid_the_treated_keys(sd3: Any, select: Any, kind: str) -> None:
+    # An edit of the first step and the first layer has the same inputs in both arms.
+    edit = Edit(select, layers=[0], steps=[0])
+    treated, control = receipt_of(sd3, edit), receipt_of(sd3, edit.control(kind, seed=3))
+    keys, other = per_head(treated), per_head(control)
+    assert keys.index.equals(other.index)
+    assert all(len(a) == len(b) and not set(a) & set(b) for a, b in zip(keys, other, strict=True))
+    if kind == "segment":
+        assert per_head(treated, "segment").equals(per_head(control, "segment"))
+    assert not per_head(receipt_of(sd3, edit.control(kind, seed=4))).equals(other)
+    assert per_head(receipt_of(sd3, edit.control(kind, seed=3))).equals(other)
+    if getattr(select, "shared_keys", None) or isinstance(select, Keys):
+        assert (
+            other.groupby(["step", "branch"])
+            .agg(lambda part: len({tuple(keys) for keys in part}))
+            .eq(1)
+            .all()
+        )
+
+
+def test_the_bottom_control_takes_the_lightest_keys(sd3: Any) -> None:
+    with observe(sd3, layers=[0], steps=[0]) as seen:
+        latent(sd3)
+    receipt = receipt_of(sd3, Edit(TOP, layers=[0], steps=[0]).control("bottom"))
+    sinks = seen.sinks(keys_per_head=42)
+    lightest = sinks[sinks["rank"] >= 40].groupby(HEAD)["key"].agg(lambda part: sorted(part))
+    assert per_head(receipt).equals(lightest)
+
+
+def test_the_null_control_edits_nothing_through_the_masked_path(sd3: Any) -> None:
+    masked = []
+
+    def listen(call: Any, run: Any) -> torch.Tensor:
+        masked.append(call.mask is not None and bool((call.mask == 0).all()))
+        return run(call)  # type: ignore[no-any-return]
+
+    stock = latent(sd3)
+    with Session(sd3, listen, sites="*.1.attn"):
+        with intervene(sd3, Edit(Segment("text"), layers=[1]).control("null"), receipt="full") as receipt:
+            drifted = latent(sd3)
+    torch.testing.assert_close(drifted, stock, atol=1e-5, rtol=1e-4)
+    assert masked == [True, True]
+    assert (receipt.table()["keys"] == 0).all() and len(receipt) == 2
+
+
+def test_frozen_controls_stay(sd3: Any) -> None:
+    edit = Edit(Frozen(TOP), layers=[0])
+    for kind in ("count", "segment"):
+        keys = per_head(receipt_of(sd3, edit.control(kind), num_inference_steps=3)).unstack("step")
+        assert (keys[0] == keys[1]).all() and (keys[0] == keys[2]).all()
+    moving = per_head(receipt_of(sd3, Edit(TOP, layers=[0]).control("count"))).unstack("step")
+    assert not (moving[0] == moving[1]).all()
