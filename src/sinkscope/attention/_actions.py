@@ -95,8 +95,8 @@ class ScaleLogit(Action):
     @override
     def apply(self, call: EditedCall, chosen: Tensor, random: KeyedRandom | None) -> EditedCall:
         if self.factor != 1.0:
-            k = per_head(call, call.k)
-            call = replace(call, k=torch.where(chosen[..., None], k * self.factor, k))
+            call = per_head(call)
+            call = replace(call, k=torch.where(chosen[..., None], call.k * self.factor, call.k))
             if call.bias is not None and bool(torch.isfinite(call.bias).any()):
                 scaled = call.bias * self.factor
                 finite = torch.isfinite(call.bias) & chosen[:, :, None]
@@ -109,9 +109,10 @@ class ScaleLogit(Action):
 class ScaleProbability(Action):
     """Softmax weight of the chosen keys times eta, the others rescaled so that every row still sums to one.
 
-    With s_i the weight of the chosen keys in softmax row i: p' = eta p on them and p' = p (1 - eta s_i) / (1 - s_i)
-    elsewhere. eta = 0 equals `Mask`. A softmax row whose whole weight lies on chosen keys stays as it is (for
-    eta = 0: attends to nothing).
+    With s_i the weight of the chosen keys in softmax row i: p' = eta p on them,
+    p' = p (1 - eta s_i) / (1 - s_i) elsewhere.
+    eta = 0 equals `Mask`. A softmax row whose whole weight lies on chosen keys stays as it is
+    (for eta = 0: attends to nothing).
     """
 
     eta: float
@@ -139,19 +140,20 @@ class ScaleProbability(Action):
             return call.add_bias(chosen, -math.inf)
 
         def rescale(p: Tensor, block: Block) -> Tensor:
-            return _rescale(p, chosen[block.rows, block.heads, None], self.eta)
+            return _rescale(p, chosen[block.rows, block.heads], self.eta)
 
         return replace(call, weights=(*call.weights, rescale))
 
 
 def _rescale(p: Tensor, on: Tensor, eta: float) -> Tensor:
-    kept = p.masked_fill(on, 0.0)
-    rest = kept.sum(-1, keepdim=True)
-    s = p.masked_fill(~on, 0.0).sum(-1, keepdim=True)
+    """Rescale weights [row, head, query, key] in place; `on` is boolean [row, head, key]."""
+    shares = p @ torch.stack([on, ~on], dim=-1).to(p.dtype)
+    s, rest = shares[..., :1], shares[..., 1:]
     # rest instead of 1 - s: no cancellation where the chosen keys hold nearly everything.
-    grow = torch.where(rest > 0, (1 - eta * s) / rest, 1.0)
-    shrink = torch.where(rest > 0, eta, float(eta > 0))
-    return p * torch.where(on, shrink, grow)
+    some = rest > torch.finfo(p.dtype).tiny
+    grow = torch.where(some, (1 - eta * s) / rest, torch.ones_like(s))
+    shrink = torch.where(some, torch.full_like(s, eta), torch.full_like(s, float(eta > 0)))
+    return p.mul_(torch.where(on[:, :, None], shrink, grow))
 
 
 @register_action
@@ -186,7 +188,9 @@ class ReplaceValue(Action):
     def apply(self, call: EditedCall, chosen: Tensor, random: KeyedRandom | None) -> EditedCall:
         if call.v is None:
             return call
-        v = per_head(call, call.v)
+        call = per_head(call)
+        v = call.v
+        assert v is not None  # per_head keeps what is there
         target = self._target(call, v, random)
         moved = target.expand_as(v) if self.amount == 1.0 else v + self.amount * (target - v)
         return replace(call, v=torch.where(chosen[..., None], moved.to(v.dtype), v))

@@ -118,6 +118,8 @@ class ResolvedEdit:
         return found
 
 
-def per_head(call: EditedCall, t: Tensor) -> Tensor:
-    """Keys or values with one copy per query head, so that heads can be edited apart."""
-    return expand_kv(t, call.q.shape[1])
+def per_head(call: EditedCall) -> EditedCall:
+    """Give every query head its own copy of keys and values, so that heads can be edited apart."""
+    heads = call.q.shape[1]
+    v = None if call.v is None else expand_kv(call.v, heads)
+    return replace(call, k=expand_kv(call.k, heads), v=v)

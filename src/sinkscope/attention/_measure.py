@@ -173,10 +173,10 @@ def _reduce(raw: Raw, ops: Operands, names: list[str], weights: Tensor, want: fr
 
 
 def _check_inputs(ops: Operands) -> None:
-    finite = torch.isfinite(ops.q).all() & torch.isfinite(ops.k).all()
-    if ops.v is not None:
-        finite = finite & torch.isfinite(ops.v).all()
-    if not bool(finite):
+    tensors = [t for t in (ops.q, ops.k, ops.v) if t is not None]
+    # A sum is one cheap pass and never hides NaN or infinity; a finite sum that overflows is looked at again.
+    total = torch.stack([t.detach().sum(dtype=ops.compute_dtype) for t in tensors]).sum()
+    if not bool(torch.isfinite(total)) and not all(bool(torch.isfinite(t).all()) for t in tensors):
         raise blame(ops)
 
 

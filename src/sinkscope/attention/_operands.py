@@ -1,8 +1,8 @@
 """The tensors of one attention call, checked once.
 
 Shapes: q [row, head, query, dim]; k, v [row, kv_head, key, dim]. `kv_head` divides `head` (grouped-query
-attention). Masks are boolean (True = keep) or additive floats, broadcastable to [row, head, query, key]; several
-may be given and are applied one after the other, so their sum is never built.
+attention). Masks are boolean (True = keep) or additive floats, broadcastable to [row, head, query, key];
+several may be given and are applied one after the other, so their sum is never built.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ Not guaranteed: speed on GPUs, where a fused kernel is the better tool.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -78,12 +79,19 @@ def plan_blocks(shape: tuple[int, int, int, int], span: range, limit: int, dim: 
                 yield Block(slice(row, row + 1), slice(head, min(heads, head + chunk)), slice(query, stop))
 
 
-def block_logits(ops: Operands, block: Block, k: Tensor) -> Tensor:
-    """Masked logits [row, head, query, key] of one block from the keys its heads read, in the dtype of k."""
+def block_logits(ops: Operands, block: Block, k: Tensor, buffer: Tensor) -> Tensor:
+    """Masked logits [row, head, query, key] of one block.
+
+    Args:
+        ops: The call.
+        block: Its rows, heads and queries.
+        k: Keys its heads read, in the compute dtype.
+        buffer: Memory the logits are written to.
+    """
     dtype = k.dtype
     q = ops.q[block.rows, block.heads, block.queries].to(dtype)
     shape = (*q.shape[:3], k.shape[2])
-    flat = torch.empty(shape[0] * shape[1], shape[2], shape[3], dtype=dtype, device=q.device)
+    flat = buffer[: math.prod(shape)].view(shape[0] * shape[1], shape[2], shape[3])
     torch.baddbmm(flat, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), beta=0, alpha=ops.factor, out=flat)
     logits = flat.view(shape)
     for mask in ops.masks:
@@ -129,6 +137,7 @@ class _Pass:
         self.ops, self.weights, self.want, self.edit = ops, weights, want, edit
         rows, heads, queries, keys = ops.shape
         self.k = self.v = ops.q[:0]
+        self._buffers: list[Tensor] = []
         self._held: tuple[slice, slice] | None = None
         self.raw = raw = Raw()
 
@@ -152,11 +161,12 @@ class _Pass:
 
     def walk(self, block: Block) -> None:
         self._hold(block)
-        logits = block_logits(self.ops, block, self.k)
+        keep = "entropy" in self.want
+        memory = self._memory(block, 2 if keep else 1)
+        logits = block_logits(self.ops, block, self.k, memory[0])
         needs_top = self.ops.masks or "lse" in self.want
         top = logits.amax(-1) if needs_top else None
-        keep = "entropy" in self.want
-        p = torch.softmax(logits, -1) if keep else torch.softmax(logits, -1, out=logits)
+        p = torch.softmax(logits, -1, out=memory[-1][: logits.numel()].view(logits.shape))
         if top is not None and self.raw.alive is not None:
             dead = top == float("-inf")
             self.raw.alive[block] = ~dead
@@ -165,6 +175,14 @@ class _Pass:
         if self.edit is not None:
             p = self.edit(p, block)
         self._sums(block, p)
+
+    def _memory(self, block: Block, count: int) -> list[Tensor]:
+        """Buffers for a block's logits; the first block is the largest, so later ones reuse them."""
+        size = math.prod(part.stop - part.start for part in block) * self.ops.k.shape[2]
+        if not self._buffers or self._buffers[0].numel() < size:
+            dtype, device = self.ops.compute_dtype, self.ops.q.device
+            self._buffers = [torch.empty(size, dtype=dtype, device=device) for _ in range(count)]
+        return self._buffers
 
     def _hold(self, block: Block) -> None:
         """Convert and repeat keys and values once for all query blocks of the same rows and heads."""
@@ -185,8 +203,11 @@ class _Pass:
             # The weight of the best key is exp(top - lse); a query without keys has top -inf and weight 0.
             raw.lse[block] = torch.where(peak > 0, top - peak.log(), top)
         if raw.entropy is not None and logits is not None and peak is not None:
-            best = logits.amax(-1, keepdim=True).clamp_min_(torch.finfo(p.dtype).min)
-            centred = logits.sub_(best).clamp_min_(torch.finfo(p.dtype).min)
+            floor = torch.finfo(p.dtype).min
+            best = (logits.amax(-1) if top is None else top).clamp_min(floor)
+            centred = logits.sub_(best[..., None])
+            if raw.alive is not None or self.ops.is_causal:
+                centred.clamp_min_(floor)
             raw.entropy[block] = torch.where(peak > 0, -peak.log() - torch.linalg.vecdot(p, centred), peak)
 
     def _sums(self, block: Block, p: Tensor) -> None:
