@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from sinkscope.metrics._lpips_net import LAYOUTS, Net
 
@@ -62,6 +62,18 @@ def tiny_clip(folder: Path, *, half: bool = False) -> Path:
     )
     model = CLIPModel(config)
     (model.half() if half else model).save_pretrained(folder)
+    return folder
+
+
+def tiny_siglip(folder: Path) -> Path:
+    """A random SigLIP with the vocabulary of `tiny_clip`."""
+    tiny_clip(folder)
+    shared = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"vocab_size": 54, "max_position_embeddings": 16, "projection_size": 32}
+    config = SiglipConfig(
+        text_config=shared | text, vision_config=shared | {"image_size": 32, "patch_size": 8}
+    )
+    SiglipModel(config).save_pretrained(folder)
     return folder
 
 

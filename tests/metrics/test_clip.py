@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.metrics.helpers import PROMPTS, Prompt, image, tiny_clip
+from tests.metrics.helpers import PROMPTS, Prompt, image, tiny_clip, tiny_siglip
 from transformers import AutoTokenizer, CLIPModel
 
 from sinkscope import metrics
@@ -75,6 +75,14 @@ def test_scores_are_cosines_of_the_model(folder, clip):
     found = clip.score(IMAGES, PROMPTS)
     assert found.dtype == np.float64 and found == pytest.approx(expected, abs=1e-6)
     assert len(set(found.round(6))) == 3
+
+
+def test_siglip_checkpoints_work(tmp_path):
+    metric = metrics.get("clip_t", checkpoint=tiny_siglip(tmp_path))
+    values = metric.score(IMAGES, PROMPTS)
+    assert (np.abs(values) <= 1).all() and len(set(values.round(6))) == 3
+    assert "squash-32" in metric.identity()["preprocess"]
+    assert metric.identity()["backend"] == "transformers.SiglipModel"
 
 
 def test_batching_does_not_matter(folder, clip):

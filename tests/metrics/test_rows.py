@@ -171,6 +171,8 @@ def test_damaged_references_and_wrong_sizes(tmp_path):
     made = files(tmp_path)
     table = score_rows(metrics.get("rmse"), [image(0), image(0)], reference=[made["cut"], image(0)])
     assert table["status"][0].startswith("reference: cut.png: cannot be read") and table["value"][1] == 0
+    with Image.open(made["cut"]) as lazy:
+        assert "cannot be read" in score_rows(Brightness(), [lazy])["status"][0]
     sized = score_rows(Brightness(), [made["good"], made["small"]], size=(64, 64))
     assert sized["status"].tolist()[0] == "ok" and "expected 64x64" in sized["status"][1]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
@@ -110,12 +108,13 @@ def test_margins_are_positive_numbers(margin):
         stats.tost([0.1, 0.2], margin)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=25))
-@settings(max_examples=30, deadline=None)
-def test_holm_equals_statsmodels(p):
-    ours = stats.holm(p)
-    assert np.allclose(ours, multipletests(p, method="holm")[1], rtol=1e-12, atol=0)
-    assert (ours >= np.asarray(p)).all()
+@pytest.mark.parametrize("size", [1, 2, 7, 25])
+def test_holm_equals_statsmodels(size):
+    rng = np.random.default_rng(size)
+    for p in (rng.random(size), rng.random(size) ** 8, rng.integers(0, 3, size) / 2):
+        ours = stats.holm(p)
+        assert np.allclose(ours, multipletests(p, method="holm")[1], rtol=1e-12, atol=0)
+        assert (ours >= p).all()
 
 
 def test_holm_known_answer():
@@ -150,6 +149,7 @@ def test_clustering_is_what_keeps_the_error_rate():
     assert honest < 0.08 < 0.3 < naive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["normal", "skewed", "binary"])
 def test_interval_coverage(shape):
     """Simulated coverage of the 90 % interval at n = 60: 86 to 93 % of 800 samples hold the true mean."""

@@ -183,6 +183,7 @@ def test_one_prompt_is_no_sample():
         (lambda t: pd.concat([t, t.iloc[:1]]), {}, "occur twice"),
         (lambda t: t.assign(task=np.arange(len(t)).astype(str)), {}, "two prompts or tasks"),
         (lambda t: t, {"contrasts": [Contrast("sinks", "baseline")]}, "Did you mean 'sink'"),
+        (lambda t: t.assign(task="all"), {}, "Rename the task"),
         (lambda t: t, {"metrics": ["n"]}, "Unknown metric"),
         (lambda t: t, {"margins": {"n": 1.0}}, "margins"),
         (lambda t: t, {"margins": {"m": -1.0}}, "positive"),
@@ -230,3 +231,12 @@ def test_dose_response_refuses():
         dose_response(study(), {"sink": 1, "sink6": 5}, draws=DRAWS)
     with pytest.raises(NonFiniteError, match="Dose response"):
         dose_response(lose(study(), [f"p{i:02d}-s0" for i in range(9)]), {"sink": 1, "sink5": 5}, draws=DRAWS)
+
+
+def test_dose_response_of_a_metric_without_a_baseline_says_so():
+    table = pd.concat([study(), study().assign(metric="distance").query("arm != 'baseline'")])
+    found = dose_response(table, {"sink": 1, "sink5": 5}, draws=DRAWS).set_index(["metric", "task"])
+    assert "arm baseline was never scored" in found.loc[("distance", "all"), "note"]
+    assert np.isnan(found.loc[("distance", "all"), "slope"]) and found.loc[("m", "all"), "p_holm"] < 0.05
+    without = dose_response(table, {"sink": 1, "sink5": 5}, baseline=None, metrics=["distance"], draws=DRAWS)
+    assert np.isfinite(without["slope"]).all()

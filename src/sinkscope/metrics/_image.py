@@ -15,6 +15,9 @@ from PIL import Image, UnidentifiedImageError
 
 from sinkscope.errors import SinkscopeError
 
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for a damaged file, by format."""
+
 
 class ImageError(SinkscopeError):
     """An image that a metric cannot score; the message says why. Other images of the batch are unaffected."""
@@ -29,9 +32,6 @@ def open_image(path: str | Path) -> Image.Image:
     file = Path(path)
     try:
         with Image.open(file) as image:
-            # Pillow cuts 16-bit colour to 8 bits while loading and only the tile still says so.
-            _refuse_deep(image)
-            image.load()
             return to_rgb(image)
     except FileNotFoundError:
         raise ImageError(f"{file.name}: no such file. Generate it again.") from None
@@ -39,14 +39,24 @@ def open_image(path: str | Path) -> Image.Image:
         raise ImageError(
             f"{file.name}: not an image file, expected PNG, JPEG or WebP. Generate it again."
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ImageError(f"{file.name}: cannot be read ({error}). Generate it again.") from error
+    except ImageError as error:
+        raise ImageError(f"{file.name}: {error}") from error
+    except _UNREADABLE as error:
+        raise ImageError(f"{file.name}: cannot be opened ({error}). Generate it again.") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return `image` as 8-bit RGB without changing any colour, or raise `ImageError`."""
-    _refuse_deep(image)
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+    # Pillow cuts 16-bit colour to 8 bits while loading, and only the tile of the unloaded image says so.
+    if image.mode.startswith(("I", "F")) or any(";16" in str(tile) for tile in getattr(image, "tile", [])):
+        raise ImageError(
+            f"Got more than 8 bits per channel (mode {image.mode}), expected 8-bit RGB. Convert it first."
+        )
+    try:
+        image.load()
+    except _UNREADABLE as error:
+        raise ImageError(f"cannot be read ({error}). Generate it again.") from error
+    if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
         raise ImageError(
             f"Got mode {image.mode} with transparency, expected RGB. Flatten it on a background first."
         )
@@ -60,11 +70,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def pixels(image: Image.Image) -> NDArray[np.uint8]:
     """Return the `[height, width, 3]` bytes of an image that `to_rgb` accepts."""
     return np.asarray(to_rgb(image), dtype=np.uint8)
-
-
-def _refuse_deep(image: Image.Image) -> None:
-    tiles = [str(tile) for tile in getattr(image, "tile", [])]
-    if image.mode.startswith(("I", "F")) or any(";16" in tile for tile in tiles):
-        raise ImageError(
-            f"Got more than 8 bits per channel (mode {image.mode}), expected 8-bit RGB. Convert it first."
-        )

@@ -136,7 +136,7 @@ def _slopes(
     # above it.
     arms = tuple(dict.fromkeys(arm for doses in series.values() for arm in doses))
     case = complete(table, metric, arms, task)
-    if task == "all":
+    if task == "all" and table.scored(metric, arms):
         refuse_gaps(case, what=f"Dose response, metric {metric}", least_pairs=least_pairs)
     if not case.prompts:
         slopes = {name: np.empty(0) for name in series}

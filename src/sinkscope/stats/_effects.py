@@ -160,8 +160,7 @@ def _check(
 def _cells(table: Scores, metric: str, contrast: Contrast, margin: float, least_pairs: float) -> list[_Cell]:
     pair = (contrast.arm, contrast.reference)
     whole = complete(table, metric, pair)
-    scored = all((metric, arm) in table.values for arm in pair)
-    if scored:
+    if table.scored(metric, pair):
         refuse_gaps(whole, what=f"Contrast {contrast.name}, metric {metric}", least_pairs=least_pairs)
     cells = [_Cell(metric, "all", contrast, whole, margin, gaps=False)]
     for task in np.unique(table.task).tolist():
@@ -177,10 +176,8 @@ def _family(cell: _Cell, family: Family) -> tuple[object, ...]:
 
 
 def _row(cell: _Cell, found: Summary, *, p_holm: float, size: int, level: float) -> dict[str, Any]:
-    d, margin = cell.sample.values, cell.margin
-    tested = d.size >= 2
-    identical = tested and not d.any()
-    p_tost = float(tost(d, margin).p) if tested and not np.isnan(margin) else NAN
+    d, margin, contrast = cell.sample.values, cell.margin, cell.contrast
+    p_tost = float(tost(d, margin).p) if d.size >= 2 and not np.isnan(margin) else NAN
     ruling = verdict(
         p_holm=p_holm,
         ci=found.ci,
@@ -188,38 +185,28 @@ def _row(cell: _Cell, found: Summary, *, p_holm: float, size: int, level: float)
         p_tost=p_tost,
         ci90=found.ci90,
         margin=margin,
-        identical=identical,
+        identical=d.size >= 2 and not d.any(),
     )
     if cell.gaps:
         ruling = "inconclusive"
-    significant = is_different(p_holm, found.ci, level)
+    nonzero = ruling == "equivalent" and is_different(p_holm, found.ci, level)
     means = cell.case.values.mean(axis=-1) if d.size else (NAN, NAN)
+    about = {"metric": cell.metric, "task": cell.task, "contrast": contrast.name, "kind": contrast.kind}
+    counts = {"n_prompts": d.size, "n_units": cell.case.n_units, "missing_units": cell.case.missing}
+    size_of = {"effect": found.mean, "sd": found.sd, "dz": found.dz, "margin": margin, "level": level}
+    ends = zip(("ci_low", "ci_high", "ci90_low", "ci90_high"), (*found.ci, *found.ci90), strict=True)
+    tests = {"p_t": found.p_t, "p_wilcoxon": found.p_wilcoxon, "p_holm": p_holm, "p_tost": p_tost}
     return {
-        "metric": cell.metric,
-        "task": cell.task,
-        "contrast": cell.contrast.name,
-        "kind": cell.contrast.kind,
-        "arm": cell.contrast.arm,
-        "reference": cell.contrast.reference,
-        "n_prompts": len(cell.case.prompts),
-        "n_units": cell.case.n_units,
-        "mean_arm": float(means[0]),
-        "mean_reference": float(means[1]),
-        "effect": found.mean,
-        "sd": found.sd,
-        "dz": found.dz,
-        **{"ci_low": found.ci[0], "ci_high": found.ci[1], "level": level},
-        **{
-            "p_t": found.p_t,
-            "p_wilcoxon": found.p_wilcoxon,
-            "p_holm": p_holm,
-            "margin": margin,
-            "p_tost": p_tost,
-        },
-        **{"ci90_low": found.ci90[0], "ci90_high": found.ci90[1], "verdict": ruling},
+        **about,
+        **{"arm": contrast.arm, "reference": contrast.reference},
+        **counts,
+        **{"mean_arm": float(means[0]), "mean_reference": float(means[1])},
+        **size_of,
+        **dict(ends),
+        **tests,
+        "verdict": ruling,
         "direction": "higher" if found.mean > 0 else "lower" if found.mean < 0 else "none",
-        "note": "; ".join(_notes(cell, d, found, nonzero=significant and ruling == "equivalent")),
-        "missing_units": cell.case.missing,
+        "note": "; ".join(_notes(cell, d, found, nonzero=nonzero)),
         "family_size": size,
     }
 
@@ -241,8 +228,8 @@ def _notes(cell: _Cell, d: np.ndarray, found: Summary, *, nonzero: bool) -> list
         )
     elif np.isnan(found.ci[0]):
         notes.append("BCa interval undefined for these values")
-    if d.any() and d.size < 10:
-        notes.append(f"{d.size} prompts: the interval is too narrow to trust")
+    if d.size < 10:
+        notes.append(f"{d.size} prompts only: too few to trust the interval")
     reference = cell.case.values[1]
     if (
         d.any()

@@ -40,6 +40,10 @@ class Scores:
     status: dict[tuple[str, str], NDArray[np.str_]]
     """`(metric, arm)` -> `[unit]`, "no row" where the table has none."""
 
+    def scored(self, metric: str, arms: tuple[str, ...]) -> bool:
+        """Say whether every one of `arms` was scored with `metric` at all."""
+        return all((metric, arm) in self.values for arm in arms)
+
 
 class Complete(NamedTuple):
     """Complete cases of some arms for one metric and one task ("all" for every task)."""
@@ -59,7 +63,7 @@ def read_scores(table: pd.DataFrame) -> Scores:
 
     Raises:
         UsageError: A column is missing, a (unit, arm, metric) occurs twice, a unit has two prompts or tasks,
-            or nothing is in the table.
+            a task is called "all", or nothing is in the table.
         NonFiniteError: A row says "ok" but its value is NaN or infinite.
     """
     if absent := [column for column in COLUMNS if column not in table.columns]:
@@ -83,6 +87,8 @@ def read_scores(table: pd.DataFrame) -> Scores:
             f"arm {row['arm']!r}, metric {row['metric']!r}. "
             "Score again; a failed score carries its reason as status."
         )
+    if (table["task"] == "all").any():
+        raise UsageError('A task is called "all", the name of the rows over every task. Rename the task.')
     return _align(table.assign(value=np.where(good, value, np.nan)))
 
 
