@@ -42,7 +42,12 @@ class Registry(Generic[S]):
 
     def register(self, cls: type[S]) -> type[S]:
         """Class decorator: make a class known by its name."""
-        self._known[cls.__name__] = cls
+        held = self._known.setdefault(cls.__name__, cls)
+        if held is not cls:
+            raise UsageError(
+                f"A {self.kind} {cls.__name__!r} is already registered by {held.__module__}. "
+                "Rename the new class."
+            )
         return cls
 
     def names(self) -> list[str]:
