@@ -1,0 +1,138 @@
+"""The third stage: which arms are compared with which, and what came out.
+
+Contrasts: every arm against the baseline; and every edit against each of its controls, found through the
+edit's hash that a control carries. A null control is compared with the baseline only: it says how far the
+masked path itself drifts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from sinkscope import stats
+from sinkscope.stats import Contrast
+from sinkscope.study import _files
+from sinkscope.study._record import budget
+from sinkscope.study._store import Store
+from sinkscope.study._study import BASELINE, Study
+
+BOOTSTRAP_SEED = 0
+
+
+def contrasts(study: Study) -> list[Contrast]:
+    """The comparisons a study declares, in the order of its arms."""
+    arms = [name for name in study.arm_names if name != BASELINE]
+    found = [Contrast(name, BASELINE, "arm-baseline") for name in arms]
+    for treated in arms:
+        found += [Contrast(treated, name, "edit-control") for name in controls_of(study, treated)]
+    return found
+
+
+def controls_of(study: Study, treated: str) -> list[str]:
+    """Arms that control all edits of `treated`, except null controls."""
+    hashes = [edit.hash for edit in study.edits(treated)]
+    found = []
+    for name in study.arm_names:
+        infos = [edit.control_info for edit in study.edits(name)]
+        pairs = [info.of for info in infos if info is not None and info.kind != "null"]
+        if hashes and pairs == hashes:
+            found.append(name)
+    return found
+
+
+def ladders(study: Study) -> list[tuple[dict[str, float], dict[str, float] | None]]:
+    """Arms that differ in their budget alone, as arm -> budget, each with a matching ladder of controls or
+    None."""
+    groups: dict[str, dict[str, float]] = {}
+    for name in study.arm_names:
+        edits = study.edits(name)
+        if len(edits) == 1 and edits[0].control_info is None and (size := _size(edits[0])) is not None:
+            groups.setdefault(_without_budget(edits[0]), {})[name] = size
+    found: list[tuple[dict[str, float], dict[str, float] | None]] = []
+    for arms in groups.values():
+        if len(set(arms.values())) >= 2:
+            found.append((arms, _control_ladder(study, arms)))
+    return found
+
+
+def _size(edit: Any) -> float | None:
+    sizes = [value for value in budget(edit).values() if value is not None]
+    return float(sizes[0]) if sizes else None
+
+
+def _without_budget(edit: Any) -> str:
+    def strip(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            # The kind of budget stays, its size goes.
+            kinds = ("keys_per_head", "shared_keys")
+            return {
+                name: (item is not None if name in kinds else strip(item)) for name, item in value.items()
+            }
+        return value
+
+    return _files.canonical(strip(edit.to_dict()))
+
+
+def _control_ladder(study: Study, arms: Mapping[str, float]) -> dict[str, float] | None:
+    by_kind: dict[tuple[str, int | None], dict[str, float]] = {}
+    for treated, size in arms.items():
+        for name in controls_of(study, treated):
+            info = study.edits(name)[0].control_info
+            if info is not None:
+                by_kind.setdefault((info.kind, info.seed), {})[name] = size
+    complete = [ladder for ladder in by_kind.values() if len(ladder) == len(arms)]
+    return complete[0] if complete else None
+
+
+def analyse(store: Store, study: Study) -> None:
+    """Write `effects.parquet` and `dose.parquet` from `scores.parquet`, unless they already follow from it.
+
+    Raises:
+        StoreError: The scores are missing or damaged.
+        SinkscopeError: The scores cannot be analysed; they are kept.
+    """
+    key = _key(store, study)
+    scores = None
+    for name, make in (("effects", _effects), ("dose", _dose)):
+        if not store.table_is_current(name, key):
+            scores = store.table("scores") if scores is None else scores
+            store.save_table(name, make(scores, study), key)
+
+
+def _key(store: Store, study: Study) -> str:
+    scores = _files.digest(_files.read_bytes(store.folder / "scores.parquet"))
+    declared = [[entry.arm, entry.reference, entry.kind] for entry in contrasts(study)]
+    settings = [dict(study.margins), study.level, study.draws, BOOTSTRAP_SEED, list(study.metrics)]
+    return _files.digest(_files.canonical([scores, declared, settings, _stats_version()]).encode())
+
+
+def _stats_version() -> str:
+    from sinkscope._version import __version__
+
+    return __version__
+
+
+def _effects(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
+    settings: dict[str, Any] = {"level": study.level, "draws": study.draws, "seed": BOOTSTRAP_SEED}
+    declared = contrasts(study)
+    if not declared or scores.empty:
+        return pd.DataFrame({"metric": [], "task": [], "contrast": []}, dtype="str")
+    return stats.effects(
+        scores, contrasts=declared, metrics=list(study.metrics), margins=dict(study.margins), **settings
+    )
+
+
+def _dose(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
+    settings: dict[str, Any] = {"level": study.level, "draws": study.draws, "seed": BOOTSTRAP_SEED}
+    frames = []
+    for arms, control in ladders(study) if len(scores) else ():
+        frame = stats.dose_response(scores, arms, control=control, metrics=list(study.metrics), **settings)
+        frames.append(frame.assign(arms=", ".join(arms), controls=", ".join(control or {})))
+    return (
+        pd.concat(frames, ignore_index=True)
+        if frames
+        else pd.DataFrame({"metric": [], "series": []}, dtype="str")
+    )

@@ -1,0 +1,96 @@
+"""Calling a text-to-image pipeline: which arguments it takes, one batch in, finished images out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sinkscope.errors import NonFiniteError, UsageError
+from sinkscope.study._plan import Unit
+from sinkscope.study._study import Study
+
+ARGUMENTS = {
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "height": "height",
+    "width": "width",
+}
+
+
+def check_call(pipe: Any, study: Study) -> None:
+    """Refuse a pipeline that cannot make images from prompts with this study's settings.
+
+    Raises:
+        UsageError: Naming the setting the pipeline has no argument for.
+    """
+    accepted = _accepted(pipe)
+    for name in ("prompt", "generator", "output_type"):
+        if name not in accepted:
+            raise UsageError(
+                f"{type(pipe).__name__} takes no argument {name!r}: expected a text-to-image pipeline. It "
+                "takes: "
+                f"{', '.join(accepted)}."
+            )
+    for name, argument in ARGUMENTS.items():
+        if getattr(study, name) is not None and argument not in accepted:
+            raise UsageError(
+                f"The study sets {name}={getattr(study, name)!r}, but {type(pipe).__name__} takes no "
+                f"{argument!r}. "
+                f"Leave {name} out."
+            )
+
+
+def _accepted(pipe: Any) -> list[str]:
+    return [name for name in inspect.signature(type(pipe).__call__).parameters if name != "self"]
+
+
+def paint(pipe: Any, study: Study, units: Sequence[Unit]) -> list[Image.Image]:
+    """Generate one batch of units.
+
+    Raises:
+        NonFiniteError: An image holds NaN or infinity.
+        UsageError: The pipeline returned something other than one image per unit.
+    """
+    settings = {argument: getattr(study, name) for name, argument in ARGUMENTS.items()}
+    with _quiet(pipe):
+        result = pipe(
+            prompt=[unit.prompt.text for unit in units],
+            generator=[unit.generator() for unit in units],
+            output_type="np",
+            **{argument: value for argument, value in settings.items() if value is not None},
+        )
+    images = getattr(result, "images", None)
+    if images is None or len(images) != len(units):
+        raise UsageError(
+            f"{type(pipe).__name__} returned {type(result).__name__} without one image per prompt."
+        )
+    return [_image(np.asarray(image), unit) for image, unit in zip(images, units, strict=True)]
+
+
+def _image(pixels: np.ndarray[Any, Any], unit: Unit) -> Image.Image:
+    if not np.isfinite(pixels).all():
+        raise NonFiniteError(
+            f"The image of unit {unit.id!r} holds NaN or infinity, so nothing of this batch was kept. Half "
+            "precision may "
+            "overflow here: load the pipeline in float32 or bfloat16, or weaken the edit."
+        )
+    return Image.fromarray((pixels * 255).round().astype(np.uint8).squeeze())
+
+
+@contextmanager
+def _quiet(pipe: Any) -> Iterator[None]:
+    """Switch the pipeline's own progress bar off for a while; the study shows one for the whole run."""
+    before = getattr(pipe, "_progress_bar_config", None)
+    pipe.set_progress_bar_config(**{**(before or {}), "disable": True})
+    try:
+        yield
+    finally:
+        if before is None:
+            del pipe._progress_bar_config
+        else:
+            pipe._progress_bar_config = before

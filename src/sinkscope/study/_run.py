@@ -1,0 +1,262 @@
+"""Running a study, and reading what a run left behind.
+
+`run` is also how a run is resumed, repaired and completed: it looks at the folder, does what is missing, and
+leaves the rest alone. A finished run that is run again loads no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from sinkscope.errors import StoreError, unknown
+from sinkscope.study import _files, _record
+from sinkscope.study._analyse import analyse
+from sinkscope.study._plan import Plan, make_plan, resolve_prompts
+from sinkscope.study._store import RECORD, Store
+from sinkscope.study._study import ANALYSIS_FIELDS, Study
+
+
+class Images(Mapping[str, Image.Image]):
+    """The images of one arm by unit id, in plan order, read when asked for."""
+
+    def __init__(self, store: Store, arm: str, units: Sequence[str]) -> None:
+        self._store, self._arm, self._units = store, arm, tuple(units)
+
+    def __getitem__(self, unit: str) -> Image.Image:
+        if unit not in self._units:
+            raise KeyError(unit)
+        return _files.read_image(self._store.image_path(self._arm, unit))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._units)
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+
+class Run:
+    """A run folder, read."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self._store = Store(Path(folder))
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Open an existing run folder.
+
+        Raises:
+            StoreError: It is not one.
+        """
+        opened = cls(folder)
+        if not opened._store.record_path.is_file():
+            raise StoreError(
+                f"{folder} is not a run folder: it has no {RECORD}. Give the folder that a run was written "
+                "to."
+            )
+        return opened
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is."""
+        return self._store.folder
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The content of `study.yaml`."""
+        record = self._store.record()
+        if record is None:
+            raise StoreError(f"{self._store.record_path} is missing.")
+        return record
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Units, arms and batches of the run."""
+        record = self.record
+        return make_plan(self.study, _record.recorded_prompts(record), record["resolved"]["batch"])
+
+    @property
+    def study(self) -> Study:
+        """The study of the run."""
+        return _record.recorded_study(self.record)
+
+    def scores(self) -> pd.DataFrame:
+        """Long table: unit prompt_id prompt task seed arm metric value status."""
+        return self._store.table("scores")
+
+    def effects(self) -> pd.DataFrame:
+        """One row per metric, task and contrast, as `stats.effects` describes it."""
+        return self._store.table("effects")
+
+    def dose(self) -> pd.DataFrame:
+        """Slopes over budgets, where arms differ in their budget alone (`stats.dose_response`)."""
+        return self._store.table("dose")
+
+    def receipts(self) -> pd.DataFrame:
+        """What every edit did in every call: `Receipt.table` with unit and arm."""
+        return self._store.table("receipts")
+
+    def traces(self) -> pd.DataFrame:
+        """The sinks that were seen: `Observation.sinks` with unit and arm."""
+        return self._store.table("traces")
+
+    def summary(self) -> pd.DataFrame:
+        """Attention statistics per step, layer and branch: `Observation.summary` with unit and arm."""
+        return self._store.table("summary")
+
+    def images(self, arm: str) -> Images:
+        """The images of an arm by unit id.
+
+        Raises:
+            UsageError: There is no such arm.
+        """
+        if arm not in self.plan.arms:
+            raise unknown("arm", arm, self.plan.arms)
+        return Images(self._store, arm, [unit.id for unit in self.plan.units])
+
+    def progress(self) -> tuple[int, int]:
+        """How many images are finished, and how many the plan has."""
+        marked = (task for task in self.plan.tasks() if self._store.marker(task) is not None)
+        return sum(len(task.batch.units) for task in marked), self.plan.images
+
+    def score(self, metrics: Sequence[str] | None = None, *, progress: bool = True) -> pd.DataFrame:
+        """Score the images again, or with further metrics, and analyse.
+
+        Args:
+            metrics: Names to add to the run's metrics. None: score with the run's own.
+            progress: Show progress.
+
+        Raises:
+            UsageError: There is no such metric.
+            MissingWeightsError: A metric's weights are not here.
+            StoreError: The run is not finished, or an image is damaged.
+        """
+        record = self.record
+        names = list(dict.fromkeys((*record["metrics"], *(metrics or ()))))
+        with self._store.lock():
+            _finish(self._store, {**record, "metrics": names}, self.plan, show=progress)
+        return self.scores()
+
+    def analyse(self) -> pd.DataFrame:
+        """Write the effects anew where the scores or the settings changed, and return them."""
+        with self._store.lock():
+            analyse(self._store, self.study)
+        return self.effects()
+
+    def report(self) -> Path:
+        """Write `report.html` and return its path."""
+        from sinkscope import report
+
+        return report.build(self.folder)
+
+
+def run(
+    study: Study, out: str | Path, *, progress: bool = True, device: str | None = None, pipe: Any = None
+) -> Run:
+    """Generate, score and analyse a study; the same call resumes one that was cut off.
+
+    Example:
+        >>> result = run(Study(arms=arms, n_prompts=12), "runs/first")    # doctest: +SKIP
+        >>> result.effects()                                             # doctest: +SKIP
+
+    Args:
+        study: What to run.
+        out: The run folder; new, empty, or of this very study.
+        progress: Show a bar on a terminal, or one line now and then in a log (both on standard error).
+        device: For example "cpu" or "cuda". None: the device the run was started on; for a new run a GPU
+            where there is one.
+        pipe: An already loaded pipeline to use instead of loading `study.model`.
+
+    Raises:
+        UsageError: The study cannot be run as it stands.
+        StoreError: The folder belongs to another study, is being written by another process, or the disk is
+            full.
+        MissingWeightsError: The weights of the model or of a metric are not here.
+    """
+    from sinkscope.study._score import check_metrics
+
+    prompts = resolve_prompts(study)
+    check_metrics(study.metrics, prompts)
+    store = Store(Path(out))
+    with store.lock():
+        record = store.record()
+        if record is not None:
+            _record.refuse_other_study(store.folder, record, study, prompts)
+            record = {**record, **{name: study.to_dict()[name] for name in ANALYSIS_FIELDS}}
+        record = _generate(store, study, prompts, record, progress=progress, device=device, pipe=pipe)
+        plan = make_plan(study, prompts, record["resolved"]["batch"])
+        store.merge(plan)
+        _finish(store, record, plan, show=progress)
+    return Run(store.folder)
+
+
+def _generate(
+    store: Store,
+    study: Study,
+    prompts: Sequence[Any],
+    record: dict[str, Any] | None,
+    *,
+    progress: bool,
+    device: str | None,
+    pipe: Any,
+) -> dict[str, Any]:
+    """Do what is missing of the first stage; returns the record of the run."""
+    from sinkscope.study import _generate, _resolve
+    from sinkscope.study._pipeline import check_call
+
+    if record is not None:
+        plan = make_plan(study, prompts, record["resolved"]["batch"])
+        todo = _generate.unfinished(store, plan)
+        if not todo:
+            return record
+    if pipe is None:
+        pipe = _load(study.model, device or (record or {}).get("resolved", {}).get("device"))
+    check_call(pipe, study)
+    weights = _record.weight_hashes(pipe)
+    if record is None:
+        _resolve.check_edits(pipe, study)
+        record = _record.new_record(study, prompts, _resolve.resolve(pipe, study), weights)
+        store.write_record(record)
+        plan = make_plan(study, prompts, record["resolved"]["batch"])
+        todo = _generate.unfinished(store, plan)
+    else:
+        _record.refuse_other_model(store.folder, record, weights, _device(pipe))
+    watch = record["resolved"]["observe"]
+    _generate.generate(store, study, plan, pipe, todo=todo, watch=watch, show=progress)
+    return record
+
+
+def _finish(store: Store, record: Mapping[str, Any], plan: Plan, *, show: bool) -> None:
+    """Score and analyse; the record keeps the metrics and what each of them was."""
+    from sinkscope.study._score import score
+
+    identities = score(store, plan, record["metrics"], show=show)
+    record = {**record, "metric_identity": _plain(identities)}
+    if record != store.record():
+        store.write_record(record)
+    analyse(store, _record.recorded_study(record))
+
+
+def _plain(identities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    from sinkscope.study._score import _jsonable
+
+    return {name: _jsonable(dict(identity)) for name, identity in identities.items()}
+
+
+def _load(model: str, device: str | None) -> Any:
+    import torch
+
+    from sinkscope.models import load
+
+    return load(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _device(pipe: Any) -> str:
+    import torch
+
+    return str(torch.device(pipe.device).type)

@@ -1,0 +1,276 @@
+"""A study as data: the model, the prompts, the arms, the metrics and the margins that were declared
+beforehand.
+
+A YAML file, the command line and Python build this one frozen object. It holds no tensors and no results. Its
+hash covers everything that can change an image or a recorded attention weight; metrics, margins, level, draws
+and name can change later without generating again, so they are not part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from sinkscope.errors import StoreError, UsageError, unknown
+from sinkscope.models import Edit
+from sinkscope.prompts import PromptRecord
+from sinkscope.study import _validate
+from sinkscope.study._files import canonical, digest, dump_yaml, read_yaml
+from sinkscope.study._observe_plan import ObservePlan
+
+Arm: TypeAlias = Edit | tuple[Edit, ...] | None
+ANALYSIS_FIELDS = ("metrics", "margins", "level", "draws", "name")
+BASELINE = "baseline"
+NO_TASK = "custom"
+
+
+@dataclass(frozen=True)
+class Study:
+    """One experiment: every unit (a prompt with a seed) is generated once in every arm.
+
+    Example:
+        >>> from sinkscope.attention import TopMass
+        >>> sink = Edit(TopMass(keys_per_head=1))
+        >>> study = Study(arms={"sink": sink, "random": sink.control("count")}, n_prompts=12)
+        >>> study.arm_names
+        ('baseline', 'sink', 'random')
+        >>> Study.from_dict(study.to_dict()) == study
+        True
+
+    Raises:
+        UsageError: A setting is out of range, names something that does not exist, or contradicts another
+            one.
+    """
+
+    model: str = "shapes"
+    """"shapes" (embedded), a local pipeline folder, or a hub id."""
+    prompts: str | tuple[PromptRecord, ...] = "shapes"
+    """A prompt set by name, a file, or the prompts themselves (texts or `PromptRecord`s)."""
+    arms: Mapping[str, Arm] = field(default_factory=dict)
+    """Arm name -> edit, edits that act together, or None (no edit). The arm "baseline" is implied and comes
+    first."""
+    metrics: tuple[str, ...] = ("scene",)
+    """Names of metrics; `sinkscope score --list` shows them."""
+    seeds: tuple[int, ...] = (0,)
+    """Each prompt is generated once per seed."""
+    n_prompts: int | None = None
+    """How many prompts to draw from the set, stratified over its tasks. None: all."""
+    steps: int = 20
+    """Sampler steps."""
+    guidance: float | None = None
+    """Guidance scale. None: what the pipeline does by itself."""
+    height: int | None = None
+    """Pixels. None: what the pipeline does by itself."""
+    width: int | None = None
+    """Pixels. None: what the pipeline does by itself."""
+    batch: int | None = None
+    """Units per batch. None: chosen from the model's size and device, and recorded."""
+    observe: ObservePlan | None = field(default_factory=ObservePlan)
+    """What to record of the attention. None: nothing."""
+    margins: Mapping[str, float] = field(default_factory=dict)
+    """Metric -> largest difference that counts as equivalent, declared before looking."""
+    level: float = 0.95
+    """Confidence level of the intervals."""
+    draws: int = 10_000
+    """Bootstrap draws."""
+    name: str = "study"
+    """For titles and the default folder name."""
+
+    def __post_init__(self) -> None:
+        """Normalise sequences and mappings, then validate."""
+        normal = {
+            "arms": {name: _arm(name, value) for name, value in _mapping("arms", self.arms).items()},
+            "metrics": _strings("metrics", self.metrics),
+            "seeds": _sequence("seeds", self.seeds),
+            "margins": dict(_mapping("margins", self.margins)),
+            "prompts": _prompts(self.prompts),
+            "model": str(self.model) if isinstance(self.model, Path) else self.model,
+        }
+        if isinstance(self.observe, Mapping):
+            normal["observe"] = ObservePlan.from_dict(self.observe)
+        for name, value in normal.items():
+            object.__setattr__(self, name, value)
+        _validate.check(self)
+
+    @property
+    def arm_names(self) -> tuple[str, ...]:
+        """All arms in the order of the study, the baseline first."""
+        return (BASELINE, *(name for name in self.arms if name != BASELINE))
+
+    def edits(self, arm: str) -> tuple[Edit, ...]:
+        """The edits that act together in an arm; empty for the baseline.
+
+        Raises:
+            UsageError: There is no such arm.
+        """
+        if arm not in self.arm_names:
+            raise unknown("arm", arm, self.arm_names)
+        value = self.arms.get(arm)
+        if value is None:
+            return ()
+        return value if isinstance(value, tuple) else (value,)
+
+    @cached_property
+    def hash(self) -> str:
+        """12 hex digits naming everything that can change an image or a trace."""
+        return digest(canonical(self.generation()).encode())[:12]
+
+    def generation(self) -> dict[str, Any]:
+        """The part of `to_dict` that can change an image or a trace."""
+        return {name: value for name, value in self.to_dict().items() if name not in ANALYSIS_FIELDS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The study as plain data; the inverse of `from_dict`."""
+        data: dict[str, Any] = {"name": self.name, "model": self.model}
+        data["prompts"] = (
+            self.prompts if isinstance(self.prompts, str) else [_record(p) for p in self.prompts]
+        )
+        data["arms"] = {name: _plain_arm(arm) for name, arm in self.arms.items()}
+        data["metrics"] = list(self.metrics)
+        data["seeds"] = list(self.seeds)
+        for name in ("n_prompts", "steps", "guidance", "height", "width", "batch"):
+            data[name] = getattr(self, name)
+        data["observe"] = None if self.observe is None else self.observe.to_dict()
+        data["margins"] = dict(self.margins)
+        return {**data, "level": self.level, "draws": self.draws}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Study:
+        """Build a study from plain data.
+
+        An arm is null, an edit, or a list of edits. A control may also be written as
+        `{control: count, of: sink, seed: 0}`, which means the "count" control of the arm `sink`.
+        """
+        known = [entry.name for entry in fields(cls)]
+        for name in data:
+            if name not in known:
+                raise unknown("field of a study", name, known)
+        values = dict(data)
+        if "arms" in values:
+            values["arms"] = _arms_from(_mapping("arms", values["arms"]))
+        if isinstance(values.get("observe"), Mapping):
+            values["observe"] = ObservePlan.from_dict(values["observe"])
+        return cls(
+            **{name: {} if name == "margins" and value is None else value for name, value in values.items()}
+        )
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """The study as YAML text, also written to `path` where one is given."""
+        text = dump_yaml(self.to_dict())
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Study:
+        """Read a study file, or the `study.yaml` of a run.
+
+        Raises:
+            UsageError: The file is missing, is no YAML, or does not describe a study.
+        """
+        try:
+            data = read_yaml(Path(path))
+        except StoreError as error:
+            raise UsageError(f"Cannot read the study {path}: {error}") from error
+        if "format" in data:
+            known = [entry.name for entry in fields(cls)]
+            data = {name: value for name, value in data.items() if name in known}
+        return cls.from_dict(data)
+
+
+def _mapping(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{name}={value!r}: expected a mapping from names.")
+    return value
+
+
+def _sequence(name: str, value: object) -> tuple[Any, ...]:
+    if isinstance(value, (str, Mapping)) or not hasattr(value, "__iter__"):
+        raise UsageError(f"{name}={value!r}: expected a list.")
+    return tuple(value)
+
+
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else _sequence(name, value)
+
+
+def _arm(name: str, value: object) -> Arm:
+    edits = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    for edit in edits:
+        if edit is not None and not isinstance(edit, Edit):
+            raise UsageError(f"Arm {name!r} holds {edit!r}: expected an Edit, a list of Edits, or None.")
+    if value is None or isinstance(value, Edit):
+        return value
+    return tuple(edit for edit in edits if edit is not None) or None
+
+
+def _plain_arm(arm: Arm) -> Any:
+    if arm is None:
+        return None
+    return arm.to_dict() if isinstance(arm, Edit) else [edit.to_dict() for edit in arm]
+
+
+def _arms_from(data: Mapping[str, Any]) -> dict[str, Arm]:
+    arms = {name: _arm_from(value) for name, value in data.items() if not _is_reference(value)}
+    # In the order of the file, though a control may stand before the arm it refers to.
+    return {
+        name: _control(name, value, arms) if _is_reference(value) else arms[name]
+        for name, value in data.items()
+    }
+
+
+def _is_reference(value: object) -> bool:
+    return isinstance(value, Mapping) and "of" in value and "select" not in value
+
+
+def _arm_from(value: Any) -> Arm:
+    if isinstance(value, list):
+        return tuple(Edit.from_dict(item) for item in value)
+    return value if value is None or isinstance(value, Edit) else Edit.from_dict(value)
+
+
+def _control(name: str, value: Mapping[str, Any], arms: Mapping[str, Arm]) -> Arm:
+    for key in value:
+        if key not in ("control", "of", "seed"):
+            raise unknown(f"field of the control arm {name!r}", key, ("control", "of", "seed"))
+    treated = arms.get(value["of"])
+    if treated is None:
+        known = [arm for arm, edit in arms.items() if edit is not None]
+        raise unknown(f"arm that the control arm {name!r} is a control of,", value["of"], known)
+    kind, seed = value.get("control", "count"), value.get("seed", 0)
+    if isinstance(treated, Edit):
+        return treated.control(kind, seed=seed)
+    return tuple(edit.control(kind, seed=seed) for edit in treated)
+
+
+def _prompts(value: object) -> str | tuple[PromptRecord, ...]:
+    if isinstance(value, (str, Path)):
+        return str(value)
+    records = []
+    for index, item in enumerate(_sequence("prompts", value)):
+        if isinstance(item, str):
+            item = {"id": f"p{index:04d}", "text": item, "task": NO_TASK, "metadata": {}}
+        if isinstance(item, Mapping):
+            item = _prompt_from(index, item)
+        if not isinstance(item, PromptRecord):
+            raise UsageError(f"Prompt {index} is {item!r}: expected a text or a PromptRecord.")
+        records.append(item)
+    return tuple(records)
+
+
+def _prompt_from(index: int, item: Mapping[str, Any]) -> PromptRecord:
+    known = ("id", "text", "task", "metadata")
+    for key in item:
+        if key not in known:
+            raise unknown(f"field of prompt {index}", key, known)
+    if "text" not in item:
+        raise UsageError(f"Prompt {index} has no text: {dict(item)!r}.")
+    filled = {"id": f"p{index:04d}", "task": NO_TASK, "metadata": {}, **item}
+    return PromptRecord(**filled)
+
+
+def _record(prompt: PromptRecord) -> dict[str, Any]:
+    return {"id": prompt.id, "text": prompt.text, "task": prompt.task, "metadata": dict(prompt.metadata)}
