@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from PIL import Image, ImageDraw
+from tests.metrics.helpers import Prompt
 
 from sinkscope import metrics
-from tests.metrics.helpers import Prompt
 
 
 def test_a_red_circle_is_red():
