@@ -200,6 +200,19 @@ def test_random_keys_belong_to_the_unit_not_to_the_batch(sd3: Any, select: Any) 
     )
 
 
+def test_noise_belongs_to_the_unit_not_to_the_batch(sd3: Any) -> None:
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    edit = Edit(TOP, ReplaceValue("noise", seed=2), layers=[1])
+    with intervene(sd3, edit, units=["a", "b"]):
+        batch = latent(sd3, prompt=["a cat", "a dog"], latents=noise)
+    with intervene(sd3, edit, units=["b"]):
+        alone = latent(sd3, prompt="a dog", latents=noise[1:])
+    torch.testing.assert_close(alone[0], batch[1], atol=1e-4, rtol=1e-4)
+    with intervene(sd3, edit, units=["c"]):
+        other = latent(sd3, prompt="a dog", latents=noise[1:])
+    assert (other - alone).abs().max() > 1e-3
+
+
 def test_frozen_keys_stay_for_a_generation(sd3: Any) -> None:
     edit = Edit(Frozen(TopMass(keys_per_head=2)), layers=[2], steps=(0.3, 1.0))
     with observe(sd3, layers=[2], steps=[0]) as seen:

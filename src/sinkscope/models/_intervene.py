@@ -96,40 +96,29 @@ class _Editor:
         place = torch.tensor(plan.scope_rows(call), device=edit.chosen.device)
         heads = tuple(range(call.q.shape[1])) if plan.edit.heads is None else plan.edit.heads
         pick = torch.tensor(heads, device=place.device)
-
-        def take(tensor: Tensor) -> Tensor:
-            return tensor[place][:, pick].cpu()
-
-        chosen = take(edit.chosen)
+        chosen, *masses = (part[place][:, pick].cpu() for part in (edit.chosen, *(pair or ())))
         places = chosen.nonzero(as_tuple=True)
         values = {"count": chosen.sum(dim=-1), "keys": open_keys(call).sum(dim=-1)[place].cpu()}
         edited: dict[str, Any] = {}
-        if pair is not None:
-            for name, part in zip(("before", "after"), map(take, pair), strict=True):
-                values[f"mass_{name}"] = torch.where(chosen, part, 0.0).sum(dim=-1)
-                edited[f"mass_{name}"] = part[places].numpy()
-                if self._mode == "full":
-                    values[name] = part
-        elif self._mode:
+        for name, mass in zip(("before", "after"), masses, strict=bool(masses)):
+            values[f"mass_{name}"] = torch.where(chosen, mass, 0.0).sum(dim=-1)
+            edited[f"mass_{name}"] = mass[places].numpy()
+            if self._mode == "full":
+                values[name] = mass
+        if self._mode and not masses:
             # Nothing chosen: the mass of no key is zero, not unknown.
-            values |= {f"mass_{name}": torch.zeros(chosen.shape[:2]) for name in ("before", "after")}
+            values |= {name: torch.zeros(chosen.shape[:2]) for name in ("mass_before", "mass_after")}
         tokens = self._tokens.of(call, rows)
-        chosen_rows = place.tolist()
-        seen = Seen(
-            site=call.site,
-            step=call.step,
-            timestep=call.timestep,
-            sigma=call.sigma,
-            generation=call.generation,
-            evaluation=call.evaluation,
+        seen = Seen.of(
+            call,
             queries=plan.receipt_group(call),
-            rows=tuple(rows[row] for row in chosen_rows),
+            rows=tuple(rows[row] for row in place.tolist()),
             heads=heads,
-            tokens=tuple(tokens[row] for row in chosen_rows),
+            tokens=tuple(tokens[row] for row in place.tolist()),
             values=values,
         )
-        indices = tuple(np.asarray(part) for part in places)
-        return Applied(seen, plan.edit.hash, (indices[0], indices[1], indices[2]), edited)
+        first, second, third = (np.asarray(part) for part in places)
+        return Applied(seen, plan.edit.hash, (first, second, third), edited)
 
 
 def _edited(call: AttentionCall, run: Run, edits: Sequence[ResolvedEdit]) -> Tensor:

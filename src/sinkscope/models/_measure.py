@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from sinkscope.attention import Measurement, allowed_keys, measure
+from sinkscope.attention import Measurement, allowed_keys, default_group, measure
 from sinkscope.errors import NonFiniteError, unknown
 from sinkscope.models._call import AttentionCall
 
@@ -20,7 +20,7 @@ def group_name(call: AttentionCall, name: str | None) -> str:
         UsageError: the site has no such segment among its queries.
     """
     if name is None:
-        return "image" if "image" in call.query_segments else "all"
+        return default_group(call.query_segments)
     if name != "all" and name not in call.query_segments:
         raise unknown(f"query segment at {where(call)}", name, ["all", *call.query_segments])
     return name

@@ -62,22 +62,9 @@ class _Recorder:
         )
         keys = open_keys(call).sum(dim=-1)
         for group in groups:
-            values = self._values(call, measured, group, heads)
-            self._seen.add(
-                Seen(
-                    site=call.site,
-                    step=call.step,
-                    timestep=call.timestep,
-                    sigma=call.sigma,
-                    generation=call.generation,
-                    evaluation=call.evaluation,
-                    queries=group,
-                    rows=rows,
-                    heads=heads,
-                    tokens=self._tokens.of(call, rows),
-                    values={**values, "keys": keys.cpu()},
-                )
-            )
+            values = {**self._values(call, measured, group, heads), "keys": keys.cpu()}
+            tokens = self._tokens.of(call, rows)
+            self._seen.add(Seen.of(call, queries=group, rows=rows, heads=heads, tokens=tokens, values=values))
 
     def _values(
         self, call: AttentionCall, measured: Measurement, group: str, heads: tuple[int, ...]
@@ -121,11 +108,13 @@ def observe(
 ) -> Iterator[Observation]:
     """Measure attention while the pipeline runs inside the `with` block.
 
+    Opened inside an `intervene` block it sees the model's own attention; opened around one, the edited one.
+
     Example:
-        >>> with observe(pipe, layers=[3], queries="image") as seen:    # doctest: +SKIP
+        >>> with observe(pipe, layers=[3], queries="image") as seen:  # doctest: +SKIP
         ...     pipe("a photo of a red circle")
-        >>> seen.mass(layer=3).shape                                    # [step, row, head, key]   # doctest:
-        +SKIP
+        >>> seen.mass(layer=3).shape  # doctest: +SKIP
+        torch.Size([20, 2, 3, 112])
 
     Args:
         pipe: A pipeline, or a bare denoiser module (a step is then a forward call).

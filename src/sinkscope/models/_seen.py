@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sinkscope.models._call import Site
+from sinkscope.models._call import AttentionCall, Site
 from sinkscope.models._table import Column, TokenTable, site_name
 from sinkscope.models._units import RowId, Units
 
@@ -30,6 +31,12 @@ class Seen:
     tokens: tuple[TokenTable, ...]
     values: dict[str, Tensor]
     """Measurements by name, each with the row axis first."""
+
+    @classmethod
+    def of(cls, call: AttentionCall, **parts: Any) -> Seen:
+        """A record of `call`; `parts` are the fields that the call itself does not tell."""
+        names = ("site", "step", "timestep", "sigma", "generation", "evaluation")
+        return cls(**{name: getattr(call, name) for name in names}, **parts)
 
     @property
     def key(self) -> tuple[object, ...]:
