@@ -1,0 +1,43 @@
+# `make demo` and `make test` set up everything they need from nothing and are fast when nothing changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export OMP_WAIT_POLICY := passive
+
+.PHONY: demo demo-quick test test-quick lint browser env clean
+
+demo: $(READY)  ## run the embedded study and print the path of its report
+	$(BIN)/sinkscope demo --out runs/demo
+
+demo-quick: $(READY)  ## the same in two minutes with fewer units
+	$(BIN)/sinkscope demo --quick --out runs/demo-quick
+
+test: $(READY) browser lint  ## everything, under ten minutes on two cores
+	$(BIN)/python -m pytest -q
+
+test-quick: $(READY)  ## under two minutes
+	$(BIN)/python -m pytest -q -m "not slow and not browser"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+env: $(READY)
+
+# Torch first and alone, from the pin: asked for through a range it could bring CUDA packages along.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+# The report is looked at in a real browser; without one that test says so and skips.
+browser:
+	@command -v chromium >/dev/null || (command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
+	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null) \
+	  || echo "chromium is not here and cannot be installed: the browser tests will be skipped"
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

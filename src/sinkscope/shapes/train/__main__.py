@@ -1,0 +1,74 @@
+"""Train the embedded model: `python -m sinkscope.shapes.train --work FOLDER`.
+
+Stages run in order (vae, latents, denoiser, clip, export), each resumes from its checkpoint in the work folder, so the same
+command continues a run that was cut off. `--stage` runs one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stages asked for."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    args = _parser().parse_args(argv)
+    import torch
+
+    from sinkscope.shapes.train.build import Size
+    from sinkscope.shapes.train.clip import train_clip
+    from sinkscope.shapes.train.denoiser import Plan, train_denoiser
+    from sinkscope.shapes.train.export import export
+    from sinkscope.shapes.train.latents import make_latents
+    from sinkscope.shapes.train.vae import train_vae
+
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    stages = ("vae", "latents", "denoiser", "clip", "export") if args.stage == "all" else (args.stage,)
+    args.work.mkdir(parents=True, exist_ok=True)
+    size = Size(layers=args.layers, heads=args.heads)
+    plan = Plan(steps=args.steps, batch=args.batch, seed=args.seed)
+    if "clip" in stages:
+        train_clip(args.work, steps=args.clip_steps, device=device, seed=args.seed)
+    if stages == ("clip",):
+        return 0
+    vae = train_vae(args.work, steps=args.vae_steps, batch=20, device=device)
+    if stages == ("vae",):
+        return 0
+    data = make_latents(args.work, vae.eval(), n=args.scenes, device=device)
+    if stages == ("latents",):
+        return 0
+    if "denoiser" in stages:
+        train_denoiser(args.work, data, plan, size=size, device=device)
+    if "export" in stages:
+        export(args.work, args.out, size=size, command=["python", "-m", "sinkscope.shapes.train", *_words(argv)])
+    return 0
+
+
+def _words(argv: list[str] | None) -> list[str]:
+    return list(sys.argv[1:] if argv is None else argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sinkscope.shapes.train", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("training"), help="folder of checkpoints")
+    parser.add_argument("--out", type=Path, default=Path("training/model"), help="folder to export the pipeline to")
+    parser.add_argument("--stage", choices=["all", "vae", "latents", "denoiser", "clip", "export"], default="all")
+    parser.add_argument("--steps", type=int, default=6000, help="training steps of the denoiser")
+    parser.add_argument("--batch", type=int, default=64, help="rows of a denoiser step")
+    parser.add_argument("--scenes", type=int, default=40_000, help="painted scenes")
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--vae-steps", type=int, default=1000)
+    parser.add_argument("--clip-steps", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
