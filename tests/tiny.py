@@ -1,7 +1,8 @@
-"""Whole pipelines with random weights that run in a fraction of a second: tokenizers, text encoders, denoiser, autoencoder.
+"""Whole pipelines with random weights that run in a fraction of a second: tokenizers, text encoders,
+denoiser, autoencoder.
 
-Nothing is downloaded; `pipe.save_pretrained(folder)` writes a folder any diffusers user could load. Weights and inputs depend on the seed
-only. Keep prompts short: the tokenizers know single characters.
+Nothing is downloaded; `pipe.save_pretrained(folder)` writes a folder any diffusers user could load. Weights
+and inputs depend on the seed only. Keep prompts short: the tokenizers know single characters.
 
     pipe = tiny_sd3()
     image = run(pipe)                # PIL images, two steps
@@ -82,7 +83,13 @@ def clip_encoder(kind: type = CLIPTextModelWithProjection, width: int = 16) -> A
 def t5_encoder(width: int = 32) -> T5EncoderModel:
     """T5 encoder that fits `t5_tokenizer`."""
     config = T5Config(
-        vocab_size=len(t5_tokenizer()), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, is_gated_act=True
+        vocab_size=len(t5_tokenizer()),
+        d_model=width,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        is_gated_act=True,
     )
     return T5EncoderModel(config)
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, SanaTransformer2DModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from tests import tiny
+from tests.models.guard import state
 from torch import Tensor, nn
 
 from sinkscope.errors import (
@@ -21,8 +23,6 @@ from sinkscope.errors import (
     UsageError,
 )
 from sinkscope.models import Session
-from tests import tiny
-from tests.models.guard import state
 
 
 def looked_at(pipe: Any, **options: Any) -> Session:
@@ -53,7 +53,10 @@ def test_linear_attention_names_module_and_the_sites_that_work() -> None:
     }
     with (
         torch.no_grad(),
-        pytest.raises(LinearAttentionError, match=r"transformer_blocks.0.attn1 \(Attention, SanaLinear.*sites='\*.attn2'"),
+        pytest.raises(
+            LinearAttentionError,
+            match=r"transformer_blocks.0.attn1 \(Attention, SanaLinear.*sites='\*.attn2'",
+        ),
         Session(model, lambda call, run: run(call)),
     ):
         model(**inputs)
@@ -66,7 +69,9 @@ def test_linear_attention_names_module_and_the_sites_that_work() -> None:
 def test_eager_processors() -> None:
     pipe = tiny.tiny_sd15()
     pipe.unet.set_attn_processor(AttnProcessor())
-    with pytest.raises(EagerAttentionError, match=r"attn1 \(Attention, AttnProcessor\) ran softmax outside.*2_0"):
+    with pytest.raises(
+        EagerAttentionError, match=r"attn1 \(Attention, AttnProcessor\) ran softmax outside.*2_0"
+    ):
         looked_at(pipe)
     pipe.unet.set_attn_processor(AttnProcessor2_0())
     assert looked_at(pipe).calls == 16
@@ -105,7 +110,9 @@ def test_eager_transformers_models() -> None:
 def test_fused_backends() -> None:
     pipe = tiny.tiny_flux()
     pipe.transformer.set_attention_backend("flex")
-    with pytest.raises(FusedBackendError, match=r"'flex', which bypasses.*set_attention_backend\(\"native\"\)"):
+    with pytest.raises(
+        FusedBackendError, match=r"'flex', which bypasses.*set_attention_backend\(\"native\"\)"
+    ):
         looked_at(pipe)
     pipe.transformer.set_attention_backend("native")
     assert looked_at(pipe).calls == 8
@@ -136,7 +143,9 @@ def test_caches() -> None:
         looked_at(pipe)
     pipe.transformer.disable_cache()
     pipe.transformer.enable_cache(
-        PyramidAttentionBroadcastConfig(spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500)
+        PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+        )
     )
     with pytest.raises(CacheActiveError):
         looked_at(pipe)
@@ -152,7 +161,10 @@ def test_sharded_keys() -> None:
 
 
 def test_models_without_attention() -> None:
-    with pytest.raises(UnsupportedAttentionError, match="Linear has no attention module"), Session(nn.Linear(2, 2)):
+    with (
+        pytest.raises(UnsupportedAttentionError, match="Linear has no attention module"),
+        Session(nn.Linear(2, 2)),
+    ):
         pass
 
 
@@ -162,7 +174,10 @@ def test_attention_modules_that_do_something_else() -> None:
             return x.mean(1, keepdim=True).expand_as(x)
 
     model = nn.Sequential(PoolingAttention())
-    with pytest.raises(UnsupportedAttentionError, match=r"0 \(PoolingAttention\) ran without"), Session(model):
+    with (
+        pytest.raises(UnsupportedAttentionError, match=r"0 \(PoolingAttention\) ran without"),
+        Session(model),
+    ):
         model(torch.randn(1, 3, 4))
 
 

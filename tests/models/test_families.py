@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests import tiny
+from tests.models.guard import dispatch_count, state
 
 from sinkscope.models import AttentionCall, Session, probe_layout, sites
 from sinkscope.models._denoiser import denoisers
-from tests import tiny
-from tests.models.guard import dispatch_count, state
 
 _built: dict[str, Any] = {}
 
@@ -112,7 +112,9 @@ def test_branches_of_a_batch_of_two_prompts(pipe: Any, family: str) -> None:
 
 def test_branches_without_guidance(pipe: Any) -> None:
     calls = record(pipe, guidance_scale=1.0, num_inference_steps=1, num_images_per_prompt=2)
-    assert {tuple((info.branch, info.unit) for info in call.rows) for call in calls} == {(("none", 0), ("none", 1))}
+    assert {tuple((info.branch, info.unit) for info in call.rows) for call in calls} == {
+        (("none", 0), ("none", 1))
+    }
 
 
 def test_cond_rows_are_those_the_prompt_changes(pipe: Any, family: str) -> None:
@@ -186,7 +188,9 @@ def test_text_keys_have_names(pipe: Any, family: str) -> None:
     if family in ("sd3", "sd35", "sdxl"):
         assert clip[0].encoder == "text_encoder+text_encoder_2"
         assert [t.role for t in clip] == ["bos"] + ["content"] * 4 + ["eos"] + ["pad"] * (tiny.TEXT - 6)
-        assert clip[-1].text == "<|endoftext|> / !", "CLIP-L pads with its end mark, CLIP-G with another token"
+        assert clip[-1].text == "<|endoftext|> / !", (
+            "CLIP-L pads with its end mark, CLIP-G with another token"
+        )
     if family in ("flux", "pixart"):
         assert "bos" not in {token.role for token in row}
         assert [token.text for token in row if token.role == "eos"] == ["</s>"]

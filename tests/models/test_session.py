@@ -1,4 +1,5 @@
-"""The with block: nesting, threads, exceptions, and everything torch and accelerate do around a forward pass."""
+"""The with block: nesting, threads, exceptions, and everything torch and accelerate do around a forward
+pass."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests import tiny
+from tests.models.guard import state
 from torch import Tensor, nn
 
 from sinkscope.errors import SinkscopeError
 from sinkscope.models import AttentionCall, Session
-from tests import tiny
-from tests.models.guard import state
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +228,9 @@ def test_a_handler_may_return_float32_for_half_precision() -> None:
 @pytest.mark.parametrize("output", [torch.zeros(1), None])
 def test_a_wrong_handler_output_is_named(sd3: Any, output: Any) -> None:
     with torch.no_grad(), Session(sd3.transformer, lambda call, run: output):
-        with pytest.raises(SinkscopeError, match=r"transformer_blocks.0.attn#0.0, expected a tensor of shape"):
+        with pytest.raises(
+            SinkscopeError, match=r"transformer_blocks.0.attn#0.0, expected a tensor of shape"
+        ):
             forward(sd3.transformer)
 
 
@@ -267,7 +270,8 @@ def test_a_bare_module_counts_forward_calls(sd3: Any) -> None:
     assert calls[0].key_segments["text"].sum() == 10
 
 
-# ---- gradient checkpointing -----------------------------------------------------------------------------------
+# ---- gradient checkpointing
+# -----------------------------------------------------------------------------------
 
 
 def gradient(model: nn.Module) -> Tensor:
@@ -315,7 +319,8 @@ def test_backward_after_the_session_is_refused() -> None:
         loss.backward()
 
 
-# ---- torch.compile --------------------------------------------------------------------------------------------
+# ---- torch.compile
+# --------------------------------------------------------------------------------------------
 
 
 def test_compiled_models_run_eagerly_inside_and_compiled_again_after() -> None:
@@ -339,7 +344,8 @@ def test_a_session_inside_a_compiled_region_is_refused(monkeypatch: pytest.Monke
         pass
 
 
-# ---- offloading -----------------------------------------------------------------------------------------------
+# ---- offloading
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["sd3", "sdxl"])
@@ -369,7 +375,8 @@ def test_layerwise_casting_and_fused_projections() -> None:
     assert session.calls == 8
 
 
-# ---- other modules --------------------------------------------------------------------------------------------
+# ---- other modules
+# --------------------------------------------------------------------------------------------
 
 
 class Pooled(nn.Module):

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests import tiny
 from torch import nn
 
 from sinkscope.errors import NoMatchError, UsageError
 from sinkscope.models import Site, resolve_sites, sites
-from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,10 @@ def test_compile_marks_are_stripped() -> None:
 
 
 def test_the_joint_site_of_a_block_is_meant(sd35: Any) -> None:
-    assert names(resolve_sites(sd35, layers=[0, 2])) == ["transformer_blocks.0.attn", "transformer_blocks.2.attn"]
+    assert names(resolve_sites(sd35, layers=[0, 2])) == [
+        "transformer_blocks.0.attn",
+        "transformer_blocks.2.attn",
+    ]
     assert len(resolve_sites(sd35)) == 3
     assert names(resolve_sites(sd35, layers=0, kind="self")) == ["transformer_blocks.0.attn2"]
     assert len(resolve_sites(sd35, layers=[0], kind="all")) == 2
@@ -88,7 +91,9 @@ def test_the_joint_site_of_a_block_is_meant(sd35: Any) -> None:
 
 
 def test_a_block_without_a_joint_site_must_be_told(sdxl: Any) -> None:
-    with pytest.raises(UsageError, match=r"attn1 \(self\).*attn2 \(cross\).*kind='cross'\|'self'\|'all' or sites='\*.attn2'"):
+    with pytest.raises(
+        UsageError, match=r"attn1 \(self\).*attn2 \(cross\).*kind='cross'\|'self'\|'all' or sites='\*.attn2'"
+    ):
         resolve_sites(sdxl, layers=[0])
     assert {site.kind for site in resolve_sites(sdxl, kind="cross")} == {"cross"}
 
@@ -100,7 +105,10 @@ def test_a_block_without_a_joint_site_must_be_told(sdxl: Any) -> None:
         ({"layers": [-1]}, "Unknown layer -1"),
         ({"layers": range(2, 9)}, "Unknown layer 3, 4, 5, 6, 7, 8"),
         ({"kind": "crosss"}, "Did you mean 'cross'"),
-        ({"kind": "cross"}, "No attention site matches .*kind='cross'.* The model has: transformer_blocks.0.attn"),
+        (
+            {"kind": "cross"},
+            "No attention site matches .*kind='cross'.* The model has: transformer_blocks.0.attn",
+        ),
         ({"sites": "*.nothing"}, "No attention site matches"),
         ({"layers": [2], "kind": "self"}, "No attention site matches"),
         ({"layers": []}, "No attention site matches"),

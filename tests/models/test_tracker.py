@@ -17,9 +17,9 @@ from diffusers import (
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
+from tests import tiny
 
 from sinkscope.models import AttentionCall, Session
-from tests import tiny
 
 SHARED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -125,7 +125,12 @@ def test_skip_layer_guidance_adds_a_cond_only_call() -> None:
 @pytest.mark.parametrize("negative", ["", "a cat", "an owl"])
 def test_two_call_guidance(negative: str) -> None:
     calls = record(tiny.tiny_flux(), negative_prompt=negative, true_cfg_scale=3.0)
-    assert [(call.step, *branches(call)) for call in calls] == [(0, "cond"), (0, "uncond"), (1, "cond"), (1, "uncond")]
+    assert [(call.step, *branches(call)) for call in calls] == [
+        (0, "cond"),
+        (0, "uncond"),
+        (1, "cond"),
+        (1, "uncond"),
+    ]
     text = {branches(call)[0]: call.tokens()[0] for call in calls}
     for branch, prompt in (("cond", "a cat"), ("uncond", negative)):
         content = [token.text for token in text[branch] if token.role == "content"]
@@ -158,7 +163,8 @@ def test_the_other_order_is_found_by_the_embeddings(monkeypatch: pytest.MonkeyPa
     root = pipe.transformer
     root.forward = turned
 
-    # Turn the rows around before the session's own hook sees them, as a pipeline with [cond, uncond] would pass them.
+    # Turn the rows around before the session's own hook sees them, as a pipeline with [cond, uncond] would
+    # pass them.
     def swap(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         for name in ("encoder_hidden_states", "encoder_attention_mask"):
             kwargs[name] = kwargs[name].flip(0)
@@ -177,7 +183,9 @@ def test_units_of_several_prompts_and_images() -> None:
     words = []
     for row, tokens in zip(calls[0].rows, calls[0].tokens(), strict=True):
         if row.branch == "cond":
-            words.append("".join(t.text or "" for t in tokens if t.role == "content" and "3" not in str(t.encoder)))
+            words.append(
+                "".join(t.text or "" for t in tokens if t.role == "content" and "3" not in str(t.encoder))
+            )
     assert words == ["acat", "acat", "anowl", "anowl"]
 
 
@@ -226,7 +234,9 @@ def test_prompt_embeddings_without_text_have_unknown_tokens() -> None:
         return run(call)
 
     with Session(pipe, handler):
-        tiny.run(pipe, prompt=None, prompt_embeds=embeddings, negative_prompt_embeds=negative, output_type="latent")
+        tiny.run(
+            pipe, prompt=None, prompt_embeds=embeddings, negative_prompt_embeds=negative, output_type="latent"
+        )
     assert {token.text for token in cross[0].tokens()[1]} == {None}
     assert "padding" not in cross[0].key_segments
 

@@ -84,8 +84,9 @@ class Token:
 class AttentionCall:
     """One attention call, as the model issued it or as an inner handler changed it.
 
-    `q` is `[row, head, query, dim]`; `k` and `v` are `[row, kv_head, key, dim]`. `mask` is None, bool (True keeps) or additive
-    float, broadcastable to `[row, head, query, key]`. `is_causal` is aligned to the top left. `scale` None means `dim ** -0.5`.
+    `q` is `[row, head, query, dim]`; `k` and `v` are `[row, kv_head, key, dim]`. `mask` is None, bool (True
+    keeps) or additive float, broadcastable to `[row, head, query, key]`. `is_causal` is aligned to the top
+    left. `scale` None means `dim ** -0.5`.
     """
 
     site: Site
@@ -117,14 +118,17 @@ class AttentionCall:
     """Segment name to bool `[key]` or `[row, key]`; sub-segments overlap the segment they lie in."""
     query_segments: Mapping[str, Tensor] = field(default_factory=lambda: _NO_SEGMENTS)
     """Segment name to bool `[query]` or `[row, query]`."""
-    token_source: Callable[[AttentionCall], tuple[tuple[Token, ...], ...]] | None = field(default=None, repr=False)
+    token_source: Callable[[AttentionCall], tuple[tuple[Token, ...], ...]] | None = field(
+        default=None, repr=False
+    )
 
     def replace(self, **changes: Any) -> AttentionCall:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def tokens(self) -> tuple[tuple[Token, ...], ...]:
-        """Identities of the keys, one tuple per row, in key order. Costs time: ask once per step, not per layer."""
+        """Identities of the keys, one tuple per row, in key order. Costs time: ask once per step, not per
+        layer."""
         if self.token_source is None:
             unknown = tuple(Token(key, "unknown", key) for key in range(self.k.shape[2]))
             return (unknown,) * self.k.shape[0]

@@ -1,8 +1,8 @@
 """Gradient checkpointing: the repeated forward pass must be the one that was edited.
 
-`Tensor.backward` is opaque to function modes, so a checkpointed block would be recomputed without the handlers, and gradients would
-be those of another function. The wrapper here remembers where the block stood and goes on from there, with the mode on
-and `recompute=True` on every call.
+`Tensor.backward` is opaque to function modes, so a checkpointed block would be recomputed without the
+handlers, and gradients would be those of another function. The wrapper here remembers where the block stood
+and goes on from there, with the mode on and `recompute=True` on every call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ._session import Session
 
 
-def rerun_in(session: Session, call_next: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def rerun_in(
+    session: Session, call_next: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     """Subscriber of `_gradient_checkpointing_func(function, *inputs)`."""
     frames = session.local_frames()
     if frames is None or not frames.stack:
@@ -30,7 +32,8 @@ def rerun_in(session: Session, call_next: Callable[..., Any], args: tuple[Any, .
             return function(*values, **options)
         if session.closed:
             raise RuntimeError(
-                "backward() of a gradient-checkpointed model came after its session was closed, so the recomputed attention "
+                "backward() of a gradient-checkpointed model came after its session was closed, so the "
+                "recomputed attention "
                 "would differ from the edited one. Call backward() inside the `with` block."
             )
         with session.resumed(remembered.snapshot()):

@@ -1,6 +1,7 @@
 """The audit: softmax attention that a session would miss is an error, with a diagnosis.
 
-`preflight` refuses what can be known before running; `uncovered` reports attention modules that ran without a seen call.
+`preflight` refuses what can be known before running; `uncovered` reports attention modules that ran without a
+seen call.
 """
 
 from __future__ import annotations
@@ -44,17 +45,20 @@ def preflight(roots: Mapping[str, nn.Module], covers: Callable[[str], bool]) -> 
         for name, module in root.named_modules():
             if is_script(module):
                 raise ScriptModuleError(
-                    f"{clean(name) or 'the model'} ({type(module).__name__}) is TorchScript, which hides its attention calls. "
+                    f"{clean(name) or 'the model'} ({type(module).__name__}) is TorchScript, which hides "
+                    "its attention calls. "
                     "Use the original module instead of the traced or scripted one."
                 )
             if getattr(module, "_parallel_config", None) is not None:
                 raise DistributedAttentionError(
-                    f"{_who(clean(name), module)} runs with parallel attention: keys are sharded over devices, so mass would be partial. "
+                    f"{_who(clean(name), module)} runs with parallel attention: keys are sharded over "
+                    "devices, so mass would be partial. "
                     "Load the model without enable_parallelism(...)."
                 )
         if getattr(root, "is_cache_enabled", False):
             raise CacheActiveError(
-                f"{type(root).__name__} has a cache enabled that skips attention on some steps, so steps would be missing. "
+                f"{type(root).__name__} has a cache enabled that skips attention on some steps, so steps "
+                "would be missing. "
                 "Call disable_cache() on it first, or open the session with strict=False."
             )
     if not any(attention_modules(root) for root in roots.values()):
@@ -69,7 +73,8 @@ def uncovered(missed: Sequence[Frame], sites: Collection[str]) -> None:
 
     Args:
         missed: Frames of modules that were left without one.
-        sites: Names of the model's attention sites; containers that merely sound like attention are not among them.
+        sites: Names of the model's attention sites; containers that merely sound like attention are not among
+        them.
     """
     missed = [frame for frame in missed if frame.name in sites]
     if not missed:
@@ -92,7 +97,11 @@ def _diagnose(frame: Frame) -> tuple[type[UnsupportedAttentionError], str, str]:
     processor = type(getattr(module, "processor", None)).__name__
     backend = _backend(module)
     if frame.softmax:
-        return EagerAttentionError, "ran softmax outside F.scaled_dot_product_attention.", _eager_remedy(processor)
+        return (
+            EagerAttentionError,
+            "ran softmax outside F.scaled_dot_product_attention.",
+            _eager_remedy(processor),
+        )
     if backend not in _NATIVE:
         return (
             FusedBackendError,
@@ -115,7 +124,8 @@ def _diagnose(frame: Frame) -> tuple[type[UnsupportedAttentionError], str, str]:
     return (
         UnsupportedAttentionError,
         "ran without calling F.scaled_dot_product_attention and without a softmax.",
-        "A cache or a replaced forward may skip it: switch that off, choose other sites=, or open the session with strict=False.",
+        "A cache or a replaced forward may skip it: switch that off, choose other sites=, or open the "
+        "session with strict=False.",
     )
 
 
@@ -131,7 +141,8 @@ def _backend(module: nn.Module) -> str:
     """Name of the diffusers attention backend the module's processor is set to."""
     chosen = getattr(getattr(module, "processor", None), "_attention_backend", None)
     if chosen is None:
-        from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+        from diffusers.models import attention_dispatch
 
-        chosen = _AttentionBackendRegistry.get_active_backend()[0]
+        registry: Any = attention_dispatch._AttentionBackendRegistry
+        chosen = registry.get_active_backend()[0]
     return str(getattr(chosen, "value", chosen))

@@ -43,14 +43,16 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
     }
     if not found:
         raise UnsupportedAttentionError(
-            f"{type(pipe).__name__} has no denoiser (looked for {', '.join(DENOISERS)} among {', '.join(components)}). "
+            f"{type(pipe).__name__} has no denoiser (looked for {', '.join(DENOISERS)} among "
+            f"{', '.join(components)}). "
             "Pass the module itself instead of the pipeline."
         )
     return found
 
 
 def text_encoders(pipe: Any) -> dict[str, nn.Module]:
-    """Text encoders of a pipeline by component name, in the order of the pipeline; empty for a bare module."""
+    """Text encoders of a pipeline by component name, in the order of the pipeline; empty for a bare
+    module."""
     components = getattr(pipe, "components", None)
     if isinstance(pipe, nn.Module) or not isinstance(components, dict):
         return {}
@@ -69,7 +71,9 @@ def clean(name: str) -> str:
 def looks_like_attention(module: nn.Module) -> bool:
     """Whether a module is, by its class name, the one that makes an attention call."""
     kind = type(module).__name__
-    return isinstance(module, nn.MultiheadAttention) or bool(_LOOKS.search(kind) and not _LOOKS_NOT.search(kind))
+    return isinstance(module, nn.MultiheadAttention) or bool(
+        _LOOKS.search(kind) and not _LOOKS_NOT.search(kind)
+    )
 
 
 def attention_modules(root: nn.Module) -> dict[str, nn.Module]:

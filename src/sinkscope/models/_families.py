@@ -1,9 +1,10 @@
 """What cannot be read off a running model: names.
 
-A family entry says which module lists hold the numbered blocks, what their attention modules are called, in which order streams are concatenated and which
-encoders make which part of the text. Nothing else in this room knows a model by name, and a model that is not listed
-still works: `_sites` guesses kinds from the modules and `_layout` finds the order of the streams by perturbation. The
-shared family test checks every entry here against that probe.
+A family entry says which module lists hold the numbered blocks, what their attention modules are called, in
+which order streams are concatenated and which encoders make which part of the text. Nothing else in this room
+knows a model by name, and a model that is not listed still works: `_sites` guesses kinds from the modules and
+`_layout` finds the order of the streams by perturbation. The shared family test checks every entry here
+against that probe.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Family:
     joint: tuple[str, ...] = ()
     """Order of the streams in joint attention."""
     text: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Parts of the text in order: name and the encoders whose tokens share its positions. One part gets no own segment."""
+    """Parts of the text in order: name and the encoders whose tokens share its positions. One part gets no
+    own segment."""
     rows: tuple[Branch, Branch] = ("uncond", "cond")
     """Order of the two halves when guidance runs in one batch."""
 

@@ -52,7 +52,8 @@ class Frames:
                 return
 
     def attribute(self) -> tuple[Frame, int]:
-        """The frame an attention call belongs to, the innermost attention module, and the call's index in it."""
+        """The frame an attention call belongs to, the innermost attention module, and the call's index in
+        it."""
         frame = next((frame for frame in reversed(self.stack) if frame.attention), self.stack[-1])
         index = frame.calls
         frame.calls += 1

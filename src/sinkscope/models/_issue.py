@@ -1,8 +1,8 @@
 """From the arguments of `F.scaled_dot_product_attention` to an `AttentionCall` and back.
 
-Function modes run before autocast casts. Handlers therefore run with autocast off and see the tensors as the model passed them; the
-model's own call, issued through `run`, is made under the autocast state it was found in, and whatever a handler returns is cast to
-the dtype that call would have had.
+Function modes run before autocast casts. Handlers therefore run with autocast off and see the tensors as the
+model passed them; the model's own call, issued through `run`, is made under the autocast state it was found
+in, and whatever a handler returns is cast to the dtype that call would have had.
 """
 
 from __future__ import annotations

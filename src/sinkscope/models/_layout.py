@@ -1,8 +1,8 @@
 """Which token is what: segments and identities of the keys and queries of one call.
 
-For a listed family the order of the streams comes from its table and their lengths from the inputs of the running forward pass. For
-any other model the order is found by `_probe` at the first forward pass of each input shape. Where neither tells, a
-segment is absent: nothing is guessed.
+For a listed family the order of the streams comes from its table and their lengths from the inputs of the
+running forward pass. For any other model the order is found by `_probe` at the first forward pass of each
+input shape. Where neither tells, a segment is absent: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -36,12 +36,16 @@ class Layout:
         self.families = {part: family_of(root) for part, root in roots.items()}
         self._probed: dict[Any, Mapping[str, Labels]] = {}
 
-    def prepare(self, evaluation: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any], start: str) -> None:
+    def prepare(
+        self, evaluation: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any], start: str
+    ) -> None:
         """Find the layout of an unlisted model before its forward pass, once per input shape."""
         root = self.roots[evaluation.part]
         if self.families[evaluation.part] is not None:
             return
-        shapes = tuple((name, tuple(v.shape)) for name, v in evaluation.inputs.items() if isinstance(v, Tensor))
+        shapes = tuple(
+            (name, tuple(v.shape)) for name, v in evaluation.inputs.items() if isinstance(v, Tensor)
+        )
         key = (evaluation.part, shapes)
         if key not in self._probed:
             labels = probe_layout(root, args, kwargs)
@@ -61,7 +65,8 @@ class Layout:
             key_segments=masks, query_segments=query_masks, token_source=lambda c: self.tokens(c, evaluation)
         )
 
-    # ---- spans ------------------------------------------------------------------------------------------------
+    # ---- spans
+    # ------------------------------------------------------------------------------------------------
 
     def _spans(self, call: AttentionCall, evaluation: Evaluation) -> tuple[list[Span], list[Span]]:
         queries, keys = call.q.shape[2], call.k.shape[2]
@@ -87,7 +92,9 @@ class Layout:
         parts: tuple[Part, ...] = evaluation.cache["parts", length]
         return parts
 
-    def _row_tokens(self, evaluation: Evaluation, branch: Any, unit: int, length: int) -> tuple[TextToken, ...]:
+    def _row_tokens(
+        self, evaluation: Evaluation, branch: Any, unit: int, length: int
+    ) -> tuple[TextToken, ...]:
         key = ("tokens", branch, unit, length)
         if key not in evaluation.cache:
             parts = self._parts(evaluation, length)
@@ -96,7 +103,8 @@ class Layout:
         return tokens
 
     def _text_masks(self, call: AttentionCall, evaluation: Evaluation, keys: list[Span]) -> dict[str, Tensor]:
-        """Parts of the text, where it has several, and its padding, row by row, where the tokens are known."""
+        """Parts of the text, where it has several, and its padding, row by row, where the tokens are
+        known."""
         text = next((span for span in keys if span.name == "text"), None)
         if text is None:
             return {}
@@ -107,28 +115,39 @@ class Layout:
         rows = [self._row_tokens(evaluation, info.branch, info.unit, length) for info in call.rows]
         padding = torch.zeros(len(rows), count, dtype=torch.bool)
         if rows:
-            padding[:, text.start : text.stop] = torch.tensor([[t.role == "pad" for t in row] for row in rows])
+            padding[:, text.start : text.stop] = torch.tensor(
+                [[t.role == "pad" for t in row] for row in rows]
+            )
         if padding.any():
             masks["padding"] = padding.to(device)
         return masks
 
-    # ---- identities -------------------------------------------------------------------------------------------
+    # ---- identities
+    # -------------------------------------------------------------------------------------------
 
     def tokens(self, call: AttentionCall, evaluation: Evaluation) -> tuple[tuple[Token, ...], ...]:
         """One `Token` per key, for each row."""
         spans, _ = self._spans(call, evaluation)
-        grids = {span: image_grid(evaluation.inputs, span.stop - span.start) for span in spans if span.name == "image"}
+        grids = {
+            span: image_grid(evaluation.inputs, span.stop - span.start)
+            for span in spans
+            if span.name == "image"
+        }
         kept: dict[Any, tuple[Token, ...]] = {}
         for info in call.rows:
             if (info.branch, info.unit) not in kept:
                 kept[info.branch, info.unit] = self._row(call, evaluation, info, spans, grids)
         return tuple(kept[info.branch, info.unit] for info in call.rows)
 
-    def _row(self, call: AttentionCall, evaluation: Evaluation, info: Any, spans: list[Span], grids: Any) -> Any:
+    def _row(
+        self, call: AttentionCall, evaluation: Evaluation, info: Any, spans: list[Span], grids: Any
+    ) -> Any:
         tokens = [Token(key, "unknown", key) for key in range(call.k.shape[2])]
         for span in spans:
             length = span.stop - span.start
-            text = self._row_tokens(evaluation, info.branch, info.unit, length) if span.name == "text" else None
+            text = (
+                self._row_tokens(evaluation, info.branch, info.unit, length) if span.name == "text" else None
+            )
             grid = grids.get(span)
             for position in range(length):
                 key = span.start + position
@@ -144,7 +163,8 @@ def _text_length(evaluation: Evaluation) -> int | None:
 
 
 def _concatenated(family: Family, count: int, text: int | None) -> list[Span]:
-    """Streams of joint attention one behind the other; only images where a call holds fewer tokens than the text."""
+    """Streams of joint attention one behind the other; only images where a call holds fewer tokens than the
+    text."""
     if text is None or count <= text or set(family.joint) != {"image", "text"}:
         return []
     spans, start = [], 0
@@ -176,17 +196,19 @@ def _masks(spans: list[Span], count: int, device: torch.device) -> dict[str, Ten
 
 
 def image_grid(inputs: Mapping[str, Any], count: int) -> list[tuple[int, int]] | None:
-    """Row and column of each image token: from position ids where the model is given them, else from the latents' shape."""
+    """Row and column of each image token: from position ids where the model is given them, else from the
+    latents' shape."""
     ids = inputs.get("img_ids")
     if isinstance(ids, Tensor) and ids.shape[-2] == count and ids.shape[-1] == 3:
-        rows = ids.reshape(-1, count, 3)[0].long().tolist()
-        return [(row, column) for _, row, column in rows]
+        places = ids.reshape(-1, count, 3)[0].long().tolist()
+        return [(row, column) for _, row, column in places]
     latents = next((inputs[name] for name in ("hidden_states", "sample") if name in inputs), None)
     if not isinstance(latents, Tensor) or latents.dim() != 4:
         return None
     height, width = latents.shape[2:]
     for factor in range(1, min(height, width) + 1):
-        # Strided convolutions round up, patches need a whole number: both meet where the product is the count.
+        # Strided convolutions round up, patches need a whole number: both meet where the product is the
+        # count.
         rows, columns = -(-height // factor), -(-width // factor)
         if rows * columns == count:
             return [divmod(position, columns) for position in range(count)]

@@ -1,12 +1,13 @@
 """Getting a pipeline from a name.
 
-"shapes" is the embedded model; a built pipeline or module passes through; a folder, a hub id or a single `.safetensors` file goes to
-diffusers. Only safetensors are read: pickled checkpoints could run code. What goes wrong is said in one sentence, with diffusers'
-own report as its cause.
+"shapes" is the embedded model; a built pipeline or module passes through; a folder, a hub id or a single
+`.safetensors` file goes to diffusers. Only safetensors are read: pickled checkpoints could run code. What
+goes wrong is said in one sentence, with the report of diffusers as its cause.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 
 from ..errors import MissingWeightsError, UsageError, unknown
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SINGLE_FILE = {
     "v1": "StableDiffusionPipeline",
     "v2": "StableDiffusionPipeline",
@@ -30,11 +31,13 @@ _SINGLE_FILE = {
 }
 
 
-def load(model: Any, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Any:
+def load(
+    model: Any, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> Any:
     """Return a pipeline, or a bare denoiser, ready to be observed.
 
     Args:
-        model: "shapes", a hub id, a folder written by `save_pretrained` (a pipeline's or a denoiser's), a single
+        model: "shapes", a hub id, a folder written by `save_pretrained` (of a pipeline or a denoiser), one
             `.safetensors` checkpoint, or a pipeline or module that is built already.
         device: Where to put it; None leaves it where it is.
         dtype: Floating-point type or its name, for example "bfloat16"; None keeps the stored one.
@@ -48,19 +51,18 @@ def load(model: Any, *, device: str | torch.device | None = None, dtype: str | t
         return _moved(_checked(model), device, dtype)
     name = str(model)
     if name == "shapes":
-        from .. import shapes
-
+        shapes: Any = importlib.import_module("sinkscope.shapes")
         return shapes.load(device=device, dtype=dtype)
     path = Path(name).expanduser()
     if path.is_dir():
         return _moved(_from_folder(path, dtype), device, None)
-    if path.suffix or path.is_absolute() or name.startswith(("./", "../", "~")):
-        if path.is_file():
-            return _moved(_from_file(path, dtype), device, None)
-        if path.is_absolute() or not _HUB_ID.fullmatch(name):
-            raise UsageError(
-                f"Model {name!r} does not exist. Expected 'shapes', a folder written by save_pretrained, a .safetensors file or a hub id."
-            )
+    if path.is_file():
+        return _moved(_from_file(path, dtype), device, None)
+    if path.is_absolute() or path.suffix == ".safetensors" or name.startswith((".", "~")):
+        raise UsageError(
+            f"Model {name!r} does not exist. Expected 'shapes', a folder written by save_pretrained, "
+            "a .safetensors file or a hub id."
+        )
     if not _HUB_ID.fullmatch(name):
         raise unknown("model", name, ["shapes", "owner/name on the hub", "a folder"])
     return _moved(_from_hub(name, dtype), device, None)
@@ -79,70 +81,90 @@ def _checked(model: Any) -> Any:
     if isinstance(model, nn.Module) or isinstance(getattr(model, "components", None), dict):
         return model
     raise UsageError(
-        f"Got {type(model).__name__}, expected 'shapes', a hub id, a folder, a .safetensors file, a pipeline or a torch module."
+        f"Got {type(model).__name__}, expected 'shapes', a hub id, a folder, a .safetensors file, a "
+        "pipeline or a torch module."
     )
 
 
 def _moved(model: Any, device: Any, dtype: torch.dtype | None) -> Any:
-    changes = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
-    if not changes:
-        return model
-    return model.to(**changes) if isinstance(model, nn.Module) else model.to(*changes.values())
+    wanted = [value for value in (device, dtype) if value is not None]
+    return model.to(*wanted) if wanted else model
 
 
 def _damage() -> tuple[type[Exception], ...]:
     """What diffusers and transformers raise for missing, damaged or mismatching files."""
     from safetensors import SafetensorError
 
-    return (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
+    return (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    )
 
 
 def _from_folder(folder: Path, dtype: torch.dtype | None) -> Any:
-    import diffusers
-
+    diffusers: Any = importlib.import_module("diffusers")
     index, config = folder / "model_index.json", folder / "config.json"
     if not index.is_file() and not config.is_file():
         there = ", ".join(sorted(part.name for part in folder.iterdir())[:8]) or "nothing"
         raise UsageError(
-            f"Folder {folder} holds no pipeline: expected model_index.json (or config.json of a denoiser), found {there}. "
+            f"Folder {folder} holds no pipeline: expected model_index.json (or config.json of a denoiser), "
+            f"found {there}. "
             "Write one with pipe.save_pretrained(folder)."
         )
     try:
         if index.is_file():
             _require_parts(folder, json.loads(index.read_text()))
-            return diffusers.DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **_options(dtype))
+            return diffusers.DiffusionPipeline.from_pretrained(
+                str(folder), local_files_only=True, **_options(dtype)
+            )
         return diffusers.AutoModel.from_pretrained(str(folder), local_files_only=True, **_options(dtype))
     except _damage() as error:
         raise MissingWeightsError(
-            f"The model in {folder} cannot be loaded: {_first_line(error)} Copy or download it again, complete and as safetensors."
+            f"The model in {folder} cannot be loaded: {_first_line(error)} Copy or download it again, "
+            "complete and as safetensors."
         ) from error
 
 
 def _require_parts(folder: Path, index: dict[str, Any]) -> None:
     """diffusers takes the name of an absent subfolder for a hub id; say what is absent instead."""
-    parts = [name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None]
+    parts = [
+        name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None
+    ]
     absent = [name for name in parts if not (folder / name).is_dir()]
     if absent:
-        raise FileNotFoundError(f"model_index.json names {', '.join(absent)}, but there is no such subfolder.")
+        raise FileNotFoundError(
+            f"model_index.json names {', '.join(absent)}, but there is no such subfolder."
+        )
 
 
 def _from_file(path: Path, dtype: torch.dtype | None) -> Any:
     if path.suffix != ".safetensors":
         raise UsageError(
-            f"{path.name} is a {path.suffix or 'plain'} file, expected .safetensors or a folder. Pickled checkpoints can run code and are refused."
+            f"{path.name} is a {path.suffix or 'plain'} file, expected .safetensors or a folder. Pickled "
+            "checkpoints can run code and are refused."
         )
-    import diffusers
-    from diffusers.loaders.single_file_utils import infer_diffusers_model_type
     from safetensors import safe_open
+
+    diffusers: Any = importlib.import_module("diffusers")
+    single_file: Any = importlib.import_module("diffusers.loaders.single_file_utils")
 
     try:
         with safe_open(str(path), framework="pt") as checkpoint:
             # Only names and shapes decide; "meta" keeps the weights on disk.
-            shapes = {k: torch.empty(checkpoint.get_slice(k).get_shape(), device="meta") for k in checkpoint.keys()}
-        family = infer_diffusers_model_type(shapes)
+            shapes = {
+                k: torch.empty(checkpoint.get_slice(k).get_shape(), device="meta") for k in checkpoint.keys()
+            }
+        family = single_file.infer_diffusers_model_type(shapes)
         if family not in _SINGLE_FILE:
             raise UsageError(
-                f"{path.name} looks like {family!r}, which cannot be loaded from one file here; expected one of "
+                f"{path.name} looks like {family!r}, which cannot be loaded from one file here; expected "
+                "one of "
                 f"{', '.join(_SINGLE_FILE)}. Use a folder written by save_pretrained."
             )
         pipeline = getattr(diffusers, _SINGLE_FILE[family])
@@ -151,25 +173,31 @@ def _from_file(path: Path, dtype: torch.dtype | None) -> Any:
         raise
     except _damage() as error:
         raise MissingWeightsError(
-            f"{path} cannot be loaded as a pipeline: {_first_line(error)} Configurations and text encoders that the file lacks are "
+            f"{path} cannot be loaded as a pipeline: {_first_line(error)} Configurations and text encoders "
+            "that the file lacks are "
             "fetched from the hub; without a network use a folder written by save_pretrained."
         ) from error
 
 
 def _from_hub(name: str, dtype: torch.dtype | None) -> Any:
-    import diffusers
-
+    diffusers: Any = importlib.import_module("diffusers")
     try:
         return diffusers.DiffusionPipeline.from_pretrained(name, **_options(dtype))
     except _damage() as error:
         raise MissingWeightsError(
-            f"Model {name!r} is neither a folder here nor could it be fetched from the hub: {_first_line(error)} "
-            f"Check the name, log in if it is gated (`hf auth login`), or fetch it where there is a network with `hf download {name}`."
+            f"Model {name!r} is neither a folder here nor could it be fetched from the hub: "
+            f"{_first_line(error)} "
+            "Check the name, log in if it is gated (`hf auth login`), or fetch it where there is a "
+            f"network with `hf download {name}`."
         ) from error
 
 
 def _options(dtype: torch.dtype | None) -> dict[str, Any]:
-    return {"use_safetensors": True, **({} if dtype is None else {"torch_dtype": dtype})}
+    from diffusers.utils import deprecation_utils
+
+    # Newer releases of diffusers renamed the argument and warn about the old name.
+    name = "dtype" if hasattr(deprecation_utils, "_TORCH_DTYPE_DEPRECATION_MESSAGE") else "torch_dtype"
+    return {"use_safetensors": True, **({} if dtype is None else {name: dtype})}
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """`nn.MultiheadAttention`, made visible.
 
-`F.multi_head_attention_forward` hands itself to an active function mode as a whole, and the mode is off while it runs, so the
-attention call inside would never be seen. The clone below is torch's own function, byte for byte, that skips this handing over.
+`F.multi_head_attention_forward` hands itself to an active function mode as a whole, and the mode is off while
+it runs, so the attention call inside would never be seen. The clone below is torch's own function, byte for
+byte, that skips this handing over.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def run_multihead(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Run `F.multi_head_attention_forward` with `mode()` active inside.
 
-    The weights a caller may have asked for come from torch's own explicit softmax, so they are those of the model
-    without edits; the output is the one the handlers made.
+    The weights a caller may have asked for come from torch's own explicit softmax, so they are those of the
+    model without edits; the output is the one the handlers made.
     """
     bound = _signature.bind(*args, **kwargs)
     bound.apply_defaults()

@@ -1,10 +1,10 @@
 """Wrappers on single objects that several sessions can share and that always come off.
 
-`wrap(obj, name, subscriber)` puts one wrapper on `obj` (never on its class) however many sessions subscribe; the last one to leave restores
-the very same attribute. Sessions in different threads may leave in any order. Where someone else has wrapped the
-attribute on top of ours in the meantime, theirs stays and ours passes calls through.
-The compiler stance is process-global, so it is counted here too: naive save and restore by two interleaved sessions would
-leave `force_eager` behind.
+`wrap(obj, name, subscriber)` puts one wrapper on `obj` (never on its class) however many sessions subscribe;
+the last one to leave restores the very same attribute. Sessions in different threads may leave in any order.
+Where someone else has wrapped the attribute on top of ours in the meantime, theirs stays and ours passes
+calls through. The compiler stance is process-global, so it is counted here too: naive save and restore by two
+interleaved sessions would leave `force_eager` behind.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class _Wrapper:
 
 
 def _set(obj: Any, name: str, value: Any) -> None:
-    # Module.__setattr__ and config mixins look at what is assigned; the instance dictionary is all that is meant here.
+    # Module.__setattr__ and config mixins look at what is assigned; the instance dictionary is all that is
+    # meant here.
     object.__setattr__(obj, name, value)
 
 

@@ -1,11 +1,12 @@
 """Finding the order of the streams: perturb one input, see which keys change.
 
-With every attention output replaced by zeros no token can reach another through attention, so in blocks of any depth
-a key changes only if its own stream was perturbed. Keys that no input changes are registers; keys that several inputs change
-(models that pool the text into their modulation) get no name. Convolutions mix image tokens only among themselves.
+With every attention output replaced by zeros no token can reach another through attention, so in blocks of
+any depth a key changes only if its own stream was perturbed. Keys that no input changes are registers; keys
+that several inputs change (models that pool the text into their modulation) get no name. Convolutions mix
+image tokens only among themselves.
 
-The probe costs one forward pass and one more per input stream. It runs without gradients, leaves the random number generators as
-they were and open sessions do not see it.
+The probe costs one forward pass and one more per input stream. It runs without gradients, leaves the random
+number generators as they were and open sessions do not see it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def _flat(tokens: Tensor) -> Tensor:
     return tokens.detach().movedim(-2, 0).flatten(1)
 
 
-def probe_layout(root: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> dict[str, Labels]:
+def probe_layout(
+    root: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+) -> dict[str, Labels]:
     """Label keys and queries of each attention call of one forward pass by the input stream they come from.
 
     Args:
@@ -74,14 +77,14 @@ def probe_layout(root: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[st
         kwargs: Keyword arguments of the same pass.
 
     Returns:
-        Call key (`name#visit.index`) to labels: "image", "text", the name of another input, "register", or None.
+        Call key (`name#visit.index`) to labels: "image", "text", another input's name, "register" or None.
     """
     bound = dict(inspect.signature(type(root).forward).bind(root, *args, **dict(kwargs or {})).arguments)
     bound.pop("self", None)
     extra = bound.pop("kwargs", {})
     inputs = {**bound, **extra}
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    with quiet(), torch.no_grad(), torch.random.fork_rng(devices):
+    devices = {value.device for value in inputs.values() if isinstance(value, Tensor) and value.is_cuda}
+    with quiet(), torch.no_grad(), torch.random.fork_rng([device.index for device in devices]):
         base = _run(root, inputs)
         changed = {
             name: _changes(base, _run(root, {**inputs, name: _perturbed(inputs[name])}))
@@ -116,7 +119,8 @@ def _run(root: nn.Module, inputs: Mapping[str, Any]) -> dict[str, tuple[Tensor, 
             stack.callback(module.register_forward_hook(partial(_leave, frames, clean(name))).remove)
         mode = stack.enter_context(_Zero(frames))
         root(**inputs)
-    return mode.seen
+    seen: dict[str, tuple[Tensor, Tensor]] = mode.seen
+    return seen
 
 
 def _enter(frames: Frames, name: str, attention: bool, module: nn.Module, args: Any) -> None:

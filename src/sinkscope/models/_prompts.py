@@ -97,12 +97,18 @@ class PromptBook:
             self.current = Prompts()
         return self.current
 
-    def _on_encoder(self, name: str, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _on_encoder(
+        self, name: str, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         if threading.get_ident() != self._thread or not isinstance(ids, Tensor) or ids.dim() != 2:
             return
         mask = kwargs.get("attention_mask")
-        mask = mask.detach().to("cpu", torch.bool) if isinstance(mask, Tensor) and mask.shape == ids.shape else None
+        mask = (
+            mask.detach().to("cpu", torch.bool)
+            if isinstance(mask, Tensor) and mask.shape == ids.shape
+            else None
+        )
         self._open().ids.setdefault(name, []).append(Captured(ids.detach().cpu(), mask))
 
     def _on_encode(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -138,5 +144,9 @@ def _embeddings(result: Any) -> Iterator[Any]:
         if isinstance(value, Tensor):
             if value.dim() == 3 and value.is_floating_point() and value.shape[2] > 4:
                 yield value
-        elif isinstance(value, (list, tuple)) and value and all(isinstance(v, Tensor) and v.dim() == 2 for v in value):
+        elif (
+            isinstance(value, (list, tuple))
+            and value
+            and all(isinstance(v, Tensor) and v.dim() == 2 for v in value)
+        ):
             yield list(value)

@@ -1,4 +1,5 @@
-"""A thread-local switch: while the layout probe runs a model, open sessions neither see nor count its calls."""
+"""A thread-local switch: while the layout probe runs a model, open sessions neither see nor count its
+calls."""
 
 from __future__ import annotations
 

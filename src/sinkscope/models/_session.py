@@ -1,12 +1,14 @@
 """The one interception point: every softmax attention call of a pipeline's denoisers, in one `with` block.
 
-Guarantees: inside the block each `F.scaled_dot_product_attention` call made by a denoiser in this thread reaches the handlers once,
-under the name of the module that made it. A handler that returns `run(call)` changes no bit of the output. Leaving the block,
-also by an exception or Ctrl-C, takes off everything that was put on. Other threads, other people's hooks, classes and processors
-are never touched. Sessions nest: the innermost one sees a call first, the outer one sees it as the inner one changed it.
+Guarantees: inside the block each `F.scaled_dot_product_attention` call made by a denoiser in this thread
+reaches the handlers once, under the name of the module that made it. A handler that returns `run(call)`
+changes no bit of the output. Leaving the block, also by an exception or Ctrl-C, takes off everything that was
+put on. Other threads, other people's hooks, classes and processors are never touched. Sessions nest: the
+innermost one sees a call first, the outer one sees it as the inner one changed it.
 
-Accepted costs: `torch.compile`d parts run eagerly in the whole process while any session is open, and `nn.MultiheadAttention`
-leaves its fused path, so it is close to but not bit-identical with a run without a session.
+Accepted costs: `torch.compile`d parts run eagerly in the whole process while any session is open, and
+`nn.MultiheadAttention` leaves its fused path, so it is close to but not bit-identical with a run without a
+session.
 
 Out of scope: attention in text encoders and autoencoders passes through unseen; it is not the denoiser's.
 """
@@ -18,7 +20,6 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -57,10 +58,11 @@ class Session:
 
     Args:
         pipe: Pipeline or bare denoiser module (then a step is a forward call).
-        handlers: One handler or several; the first one runs first and its `run` calls the next. None or an empty
+        handlers: One handler or several; the first one runs first and its `run` calls the next. None or an
+        empty
             sequence looks at nothing but keeps the audit.
-        sites: Which calls handlers see: a glob, or sites from `resolve_sites` (matched by module name). None for all.
-        strict: Raise when an attention module ran although its softmax could not be seen.
+        sites: Which calls handlers see: a glob, or sites from `resolve_sites` (matched by module name). None
+        for all. strict: Raise when an attention module ran although its softmax could not be seen.
 
     Raises:
         UnsupportedAttentionError: on entry or after a forward pass, when softmax attention would be missed.
@@ -105,13 +107,18 @@ class Session:
             sites = resolve_sites(self.pipe, sites=sites)
         return frozenset(site.name for site in sites)
 
-    # ---- opening and closing ----------------------------------------------------------------------------------
+    # ---- opening and closing
+    # ----------------------------------------------------------------------------------
 
     def __enter__(self) -> Session:
         if not self.closed:
-            raise SinkscopeError("This session is open already; expected one `with` block at a time. Make a second Session.")
+            raise SinkscopeError(
+                "This session is open already; expected one `with` block at a time. Make a second Session."
+            )
         if torch.compiler.is_compiling():
-            raise RuntimeError("A session cannot be opened inside a compiled region. Open it around the compiled call.")
+            raise RuntimeError(
+                "A session cannot be opened inside a compiled region. Open it around the compiled call."
+            )
         if self.strict:
             preflight(self.roots, self._covers)
         with ExitStack() as stack:
@@ -145,9 +152,13 @@ class Session:
                 full = start + clean(name)
                 pre = functools.partial(self._enter_module, full, looks_like_attention(module))
                 stack.callback(module.register_forward_pre_hook(pre).remove)
-                stack.callback(module.register_forward_hook(functools.partial(self._leave_module, full)).remove)
+                stack.callback(
+                    module.register_forward_hook(functools.partial(self._leave_module, full)).remove
+                )
             if vars(module).get("_gradient_checkpointing_func") is not None:
-                stack.callback(wrap(module, "_gradient_checkpointing_func", functools.partial(rerun_in, self)))
+                stack.callback(
+                    wrap(module, "_gradient_checkpointing_func", functools.partial(rerun_in, self))
+                )
         if vars(root).get("_gradient_checkpointing_func") is not None:
             stack.callback(wrap(root, "_gradient_checkpointing_func", functools.partial(rerun_in, self)))
         # The root's hooks come last on entry and on exit see the finished forward pass.
@@ -155,7 +166,8 @@ class Session:
         stack.callback(root.register_forward_pre_hook(enter, with_kwargs=True).remove)
         stack.callback(root.register_forward_hook(functools.partial(self._leave_root, part)).remove)
 
-    # ---- attribution ------------------------------------------------------------------------------------------
+    # ---- attribution
+    # ------------------------------------------------------------------------------------------
 
     def _enter_root(self, part: str, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         frames = self.local_frames()
@@ -192,7 +204,8 @@ class Session:
     def _covers(self, name: str) -> bool:
         return self.selected is None or name in self.selected
 
-    # ---- calls ------------------------------------------------------------------------------------------------
+    # ---- calls
+    # ------------------------------------------------------------------------------------------------
 
     def _intercept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         frames = self.local_frames()
@@ -248,7 +261,8 @@ class Session:
         """Identities of the keys of a call, one tuple per row, one `Token` per key in key order."""
         return call.tokens()
 
-    # ---- gradient checkpointing -------------------------------------------------------------------------------
+    # ---- gradient checkpointing
+    # -------------------------------------------------------------------------------
 
     def local_frames(self) -> Frames | None:
         """What this session knows about the running thread, None where it does not listen."""

@@ -21,8 +21,9 @@ _HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads")
 def list_sites(pipe: Any) -> list[Site]:
     """List the attention sites of a pipeline's denoisers or of a bare module, in the order of their blocks.
 
-    One entry per attention module; a module that makes several calls, or is entered several times, gives further sites
-    (`visit`, `index`) when it runs. With several denoisers the names start with the component's name.
+    One entry per attention module; a module that makes several calls, or is entered several times, gives
+    further sites (`visit`, `index`) when it runs. With several denoisers the names start with the component's
+    name.
 
     Raises:
         UsageError: `pipe` is neither a pipeline nor a module.
@@ -68,7 +69,8 @@ def _layers(root: nn.Module, names: list[str], family: Family | None) -> dict[st
 
 
 def _block(root: nn.Module, name: str) -> str:
-    """Path of the block an attention module belongs to: its parent, or itself when it stands in a list directly."""
+    """Path of the block an attention module belongs to: its parent, or itself when it stands in a list
+    directly."""
     parent = name.rpartition(".")[0]
     try:
         listed = isinstance(root.get_submodule(parent), nn.ModuleList)
@@ -82,7 +84,8 @@ def _guess_kind(name: str, module: nn.Module) -> Kind:
         return "temporal"
     if getattr(module, "added_kv_proj_dim", None) is not None:
         return "joint"
-    if getattr(module, "is_cross_attention", False):
+    last = name.rpartition(".")[2]
+    if getattr(module, "is_cross_attention", False) or last == "attn2" or "cross" in last:
         return "cross"
     return "causal" if getattr(module, "is_causal", False) is True else "self"
 
@@ -112,8 +115,8 @@ def resolve_sites(
 ) -> list[Site]:
     """Pick sites by block index, by glob or by kind.
 
-    `layers` means blocks. Where a block has several sites its joint site is meant if it has one; otherwise `kind` or
-    `sites` must say which. All conditions given must hold.
+    `layers` means blocks. Where a block has several sites its joint site is meant if it has one; otherwise
+    `kind` or `sites` must say which. All conditions given must hold.
 
     Args:
         pipe: Pipeline or bare module.
@@ -136,7 +139,8 @@ def resolve_sites(
         chosen = [site for site in chosen if any(fnmatchcase(site.name, glob) for glob in globs)]
     if not chosen:
         raise NoMatchError(
-            f"No attention site matches layers={_short(layers)}, sites={sites!r}, kind={kind!r}. The model has: {_listing(every)}."
+            f"No attention site matches layers={_short(layers)}, sites={sites!r}, kind={kind!r}. The model "
+            f"has: {_listing(every)}."
         )
     return _one_per_block(chosen) if kind is None and sites is None else chosen
 
@@ -177,7 +181,8 @@ def _one_per_block(chosen: Sequence[Site]) -> list[Site]:
             raise UsageError(
                 f"Layer {layer} has {len(members)} attention sites and none of them is the joint one: "
                 f"{', '.join(f'{site.name} ({site.kind})' for site in members)}. "
-                f"Say which with kind={'|'.join(map(repr, [*kinds, 'all']))} or sites='*.{members[-1].name.rpartition('.')[2]}'."
+                f"Say which with kind={'|'.join(map(repr, [*kinds, 'all']))} or "
+                f"sites='*.{members[-1].name.rpartition('.')[2]}'."
             )
         picked.append(joint[0] if joint else members[0])
     return picked

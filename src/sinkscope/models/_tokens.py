@@ -1,8 +1,9 @@
 """Identities of text tokens: string, role and encoder of each position of the text segment.
 
-The ids are the ones the text encoders were given, so truncation, padding and chat templates are seen as they are. The
-first end mark is the real one and everything behind it is padding: CLIP-L pads with its end mark, CLIP-G with another id.
-Where several encoders share a position (their features are concatenated), the strings are joined by " / " if they differ.
+The ids are the ones the text encoders were given, so truncation, padding and chat templates are seen as they
+are. The first end mark is the real one and everything behind it is padding: CLIP-L pads with its end mark,
+CLIP-G with another id. Where several encoders share a position (their features are concatenated), the strings
+are joined by " / " if they differ.
 """
 
 from __future__ import annotations
@@ -35,11 +36,14 @@ class Part(NamedTuple):
 _UNKNOWN = TextToken(None, None, None)
 
 
-def text_parts(family: Family | None, prompts: Prompts | None, length: int, clip_length: int | None) -> tuple[Part, ...]:
+def text_parts(
+    family: Family | None, prompts: Prompts | None, length: int, clip_length: int | None
+) -> tuple[Part, ...]:
     """Which encoders made which positions of a text segment of some length.
 
-    For a listed family the table says it; otherwise encoders whose sequences have the same length are taken to share
-    positions, and groups are laid one behind another when their lengths add up. Nothing is guessed when they do not.
+    For a listed family the table says it; otherwise encoders whose sequences have the same length are taken
+    to share positions, and groups are laid one behind another when their lengths add up. Nothing is guessed
+    when they do not.
     """
     lengths = {} if prompts is None else {name: calls[0].ids.shape[1] for name, calls in prompts.ids.items()}
     groups: Sequence[tuple[str, tuple[str, ...]]]
@@ -50,14 +54,21 @@ def text_parts(family: Family | None, prompts: Prompts | None, length: int, clip
         for name, count in lengths.items():
             by_length.setdefault(count, []).append(name)
         exact = by_length.get(length)
-        groups = [("text", tuple(exact))] if exact else [("+".join(names), tuple(names)) for names in by_length.values()]
+        groups = (
+            [("text", tuple(exact))]
+            if exact
+            else [("+".join(names), tuple(names)) for names in by_length.values()]
+        )
         if not exact and sum(by_length) != length:
             return ()
     return _lay_out(groups, lengths, length, clip_length)
 
 
 def _lay_out(
-    groups: Sequence[tuple[str, tuple[str, ...]]], lengths: dict[str, int], length: int, clip_length: int | None
+    groups: Sequence[tuple[str, tuple[str, ...]]],
+    lengths: dict[str, int],
+    length: int,
+    clip_length: int | None,
 ) -> tuple[Part, ...]:
     parts, start = [], 0
     for position, (name, encoders) in enumerate(groups):
@@ -99,13 +110,16 @@ def _prompt_of(unit: int, prompts: Prompts, captured: Captured) -> int:
 
 
 def _encoder_tokens(pipe: Any, encoder: str, captured: Captured, prompt: int) -> list[TextToken]:
-    tokenizer = getattr(pipe, encoder.replace("text_encoder", "tokenizer"), None)
+    tokenizer: Any = getattr(pipe, encoder.replace("text_encoder", "tokenizer"), None)
     ids = [int(i) for i in captured.ids[prompt]]
     mask = None if captured.mask is None else [bool(keep) for keep in captured.mask[prompt]]
     strings: list[str | None] = [None] * len(ids)
     if hasattr(tokenizer, "convert_ids_to_tokens"):
         strings = [_clean(piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
-    return [TextToken(text, role, encoder) for text, role in zip(strings, _roles(tokenizer, ids, mask), strict=True)]
+    return [
+        TextToken(text, role, encoder)
+        for text, role in zip(strings, _roles(tokenizer, ids, mask), strict=True)
+    ]
 
 
 def _clean(piece: Any) -> str | None:
@@ -134,7 +148,10 @@ def _roles(tokenizer: Any, ids: list[int], mask: list[bool] | None) -> list[Role
 
 
 def _merge(here: Sequence[TextToken]) -> TextToken:
-    """One token for a position several encoders share. A role other than padding wins: the position carries content."""
+    """One token for a position several encoders share. A role other than padding wins: the position carries
+    content."""
     strings = list(dict.fromkeys(token.text for token in here if token.text is not None))
     role = next((token.role for token in here if token.role != "pad"), here[0].role)
-    return TextToken(" / ".join(strings) if strings else None, role, "+".join(str(token.encoder) for token in here))
+    return TextToken(
+        " / ".join(strings) if strings else None, role, "+".join(str(token.encoder) for token in here)
+    )

@@ -1,9 +1,9 @@
 """When a call happens: generation, step, timestep, and which side of guidance each batch row is.
 
-Steps are counted by completed `scheduler.step` calls, because timesteps repeat (Heun) and skip-layer or two-call guidance runs the
-denoiser several times per step. With a bare module a step is a forward call. Sides of guidance come, in this order,
-from what the pipeline announces (`cache_context`), from which rows of the denoiser's input equal which output of `encode_prompt`, and
-from the order the family is known to use.
+Steps are counted by completed `scheduler.step` calls, because timesteps repeat (Heun) and skip-layer or
+two-call guidance runs the denoiser several times per step. With a bare module a step is a forward call. Sides
+of guidance come, in this order, from what the pipeline announces (`cache_context`), from which rows of the
+denoiser's input equal which output of `encode_prompt`, and from the order the family is known to use.
 """
 
 from __future__ import annotations
@@ -130,7 +130,12 @@ class Tracker:
         self.step = self.evaluation = 0
 
     def begin(
-        self, part: str, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], prompts: Prompts | None
+        self,
+        part: str,
+        root: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        prompts: Prompts | None,
     ) -> Evaluation:
         """Describe the forward pass that starts now."""
         if not self.bare:
@@ -156,7 +161,9 @@ class Tracker:
         """The forward pass is over."""
         self.announced = None
 
-    def _bind(self, part: str, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _bind(
+        self, part: str, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
         try:
             return dict(self.parameters[part].bind(root, *args, **kwargs).arguments)
         except TypeError:  # the forward pass itself reports wrong arguments better
@@ -176,7 +183,8 @@ class Tracker:
             return None
         return float(sigmas[index])
 
-    # ---- sides of guidance ------------------------------------------------------------------------------------
+    # ---- sides of guidance
+    # ------------------------------------------------------------------------------------
 
     def _rows(self, root: nn.Module, inputs: dict[str, Any], prompts: Prompts | None) -> tuple[RowInfo, ...]:
         count = _batch(inputs)
@@ -214,7 +222,9 @@ def _latents(inputs: dict[str, Any]) -> Any:
 def _batch(inputs: dict[str, Any]) -> int:
     latents = _latents(inputs)
     if latents is None:
-        latents = next((value for value in inputs.values() if isinstance(value, Tensor) and value.dim() > 1), None)
+        latents = next(
+            (value for value in inputs.values() if isinstance(value, Tensor) and value.dim() > 1), None
+        )
     if isinstance(latents, Tensor):
         return int(latents.shape[0])
     return len(latents) if isinstance(latents, (list, tuple)) else 0
@@ -233,5 +243,3 @@ def _timestep(inputs: dict[str, Any]) -> float | None:
     if isinstance(value, Tensor):
         return float(value.flatten()[0]) if value.numel() else None
     return float(value) if isinstance(value, (int, float)) else None
-
-
