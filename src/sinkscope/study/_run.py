@@ -188,14 +188,14 @@ def run(
         if record is not None:
             _record.refuse_other_study(store.folder, record, study, prompts)
             record = {**record, **{name: study.to_dict()[name] for name in ANALYSIS_FIELDS}}
-        record = _generate(store, study, prompts, record, progress=progress, device=device, pipe=pipe)
+        record = _complete(store, study, prompts, record, progress=progress, device=device, pipe=pipe)
         plan = make_plan(study, prompts, record["resolved"]["batch"])
         store.merge(plan)
         _finish(store, record, plan, show=progress)
     return Run(store.folder)
 
 
-def _generate(
+def _complete(
     store: Store,
     study: Study,
     prompts: Sequence[Any],

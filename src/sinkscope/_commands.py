@@ -1,0 +1,288 @@
+"""What each command of the command line does. Heavy imports happen inside the functions."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sinkscope.errors import SinkscopeError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sinkscope.study import Run, Study
+
+ONLY_WITHOUT_FILE = tuple(
+    "model prompts n_prompts seeds steps guidance height width batch layers budgets metrics".split()
+)
+SHAPES_PROMPTS = 24
+
+
+def demo(arguments: Namespace) -> int:
+    """Run the demo study and write its page."""
+    from sinkscope.study.demo import demo as demo_study
+
+    study = demo_study(quick=arguments.quick)
+    return _run_study(study, arguments, pipe=None)
+
+
+def run(arguments: Namespace) -> int:
+    """Run a study file, or the default arms on a model."""
+    from sinkscope.study import Study
+
+    given = [name for name in ONLY_WITHOUT_FILE if getattr(arguments, name) is not None]
+    if arguments.study is not None:
+        if given:
+            flags = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise UsageError(
+                f"Got both {arguments.study} and {flags}. Write the settings into the study file instead."
+            )
+        return _run_study(Study.from_yaml(arguments.study), arguments, pipe=None)
+    if arguments.model is None:
+        raise UsageError(
+            "Got neither a study file nor --model. Try: sinkscope run STUDY.yaml, or sinkscope demo."
+        )
+    pipe = _load(arguments.model, arguments.device)
+    return _run_study(_study_of(arguments, pipe), arguments, pipe=pipe)
+
+
+def _study_of(arguments: Namespace, pipe: Any) -> Study:
+    """The default study of a model."""
+    from sinkscope.models import sites
+    from sinkscope.study import Study
+    from sinkscope.study._default_arms import default_arms
+
+    shapes = arguments.model == "shapes"
+    prompts = arguments.prompts or ("shapes" if shapes else None)
+    if prompts is None:
+        raise UsageError(
+            "--prompts is missing: expected a file with one prompt per line, 'geneval' or 'shapes'."
+        )
+    count = arguments.n_prompts or (SHAPES_PROMPTS if prompts == "shapes" else None)
+    settings = {
+        name: getattr(arguments, name) for name in ("seeds", "steps", "guidance", "height", "width", "batch")
+    }
+    return Study(
+        name=Path(arguments.model).name or "model",
+        model=arguments.model,
+        prompts=prompts,
+        n_prompts=count,
+        arms=default_arms(sites(pipe), budgets=arguments.budgets or (1,), layers=arguments.layers),
+        metrics=arguments.metrics or _fitting_metrics(shapes and prompts == "shapes"),
+        **{name: value for name, value in settings.items() if value is not None},
+    )
+
+
+def _fitting_metrics(shapes: bool) -> tuple[str, ...]:
+    """Metrics that mean something for the model and can be computed here."""
+    from sinkscope import metrics
+
+    wanted = ("scene", "clip_t", "lpips", "ssim", "rmse") if shapes else ("lpips", "ssim", "rmse")
+    ready = {info.name for info in metrics.available() if info.status == "ready"}
+    return tuple(name for name in wanted if name in ready)
+
+
+def _run_study(study: Study, arguments: Namespace, *, pipe: Any) -> int:
+    from sinkscope.study import run as run_study
+
+    _quiet_libraries()
+    name = study.name if arguments.command == "demo" else f"{study.name}-{study.hash}"
+    # Kept in the arguments so that an interrupt can say what is in the folder.
+    arguments.out = arguments.out or Path("runs") / name
+    result = run_study(study, arguments.out, progress=not arguments.quiet, device=arguments.device, pipe=pipe)
+    _print_effects(result)
+    print(f"report: {result.report()}")
+    return 0
+
+
+def _print_effects(result: Run) -> None:
+    frame = result.effects()
+    if frame.empty:
+        return
+    frame = frame[frame["task"] == "all"]
+    columns = ("metric", "contrast", "effect", "ci_low", "ci_high", "n_prompts", "verdict")
+    _print_table(f"effects over all prompts ({result.folder})", frame[list(columns)])
+
+
+def score(arguments: Namespace) -> int:
+    """List metrics, or score a run."""
+    if arguments.list:
+        return _list_metrics()
+    if arguments.run is None:
+        raise UsageError("RUN is missing: expected a run folder, or --list.")
+    from sinkscope.study import Run
+
+    _quiet_libraries()
+    result = Run.open(arguments.run)
+    result.score(arguments.metrics, progress=not arguments.quiet)
+    _print_effects(result)
+    print(f"scores: {result.folder / 'scores.parquet'}")
+    return 0
+
+
+def _list_metrics() -> int:
+    import pandas as pd
+
+    from sinkscope import metrics
+
+    rows = [
+        {"metric": i.name, "status": i.status, "why": i.reason or "", "how": i.how or ""}
+        for i in metrics.available()
+    ]
+    _print_table("metrics", pd.DataFrame(rows))
+    return 0
+
+
+def report(arguments: Namespace) -> int:
+    """Write the page of a run."""
+    from sinkscope.study import Run
+
+    print(f"report: {Run.open(arguments.run).report()}")
+    return 0
+
+
+def observe(arguments: Namespace) -> int:
+    """Generate one image and show its sinks."""
+    import torch
+
+    from sinkscope.models import observe as observe_model
+    from sinkscope.study._resolve import default_kind
+
+    if arguments.out is not None and arguments.out.suffix not in (".parquet", ".csv"):
+        raise UsageError(f"--out {arguments.out}: expected a name that ends in .parquet or .csv.")
+    pipe = _load(arguments.model, arguments.device)
+    if not hasattr(pipe, "set_progress_bar_config"):
+        raise UsageError(f"{arguments.model} is a {type(pipe).__name__}: expected a text-to-image pipeline.")
+    pipe.set_progress_bar_config(disable=True)
+    kind = arguments.kind or default_kind(pipe)
+    size = {
+        name: getattr(arguments, name) for name in ("height", "width") if getattr(arguments, name) is not None
+    }
+    with observe_model(pipe, arguments.layers, kind=kind, queries=arguments.queries) as seen:
+        generator = torch.Generator("cpu").manual_seed(arguments.seed)
+        pipe(arguments.prompt, num_inference_steps=arguments.steps, generator=generator, **size)
+    sinks, summary = seen.sinks(keys_per_head=arguments.keys_per_head), seen.summary()
+    _print_table("attention mass, mean over steps", _by_layer(summary))
+    _print_table("most frequent sinks", _by_token(sinks))
+    if arguments.out is not None:
+        from sinkscope.study._files import write_bytes, write_table
+
+        if arguments.out.suffix == ".csv":
+            write_bytes(arguments.out, sinks.to_csv(index=False).encode())
+        else:
+            write_table(arguments.out, sinks)
+        print(f"sinks: {arguments.out}")
+    return 0
+
+
+def _by_layer(summary: pd.DataFrame) -> pd.DataFrame:
+    shares = [name for name in summary.columns if name.startswith("mass_")]
+    wanted = ["max_mass", "mean_top1", "top5_mass", "entropy", "keys", *shares]
+    columns = [name for name in wanted if name in summary.columns]
+    frame = (
+        summary.groupby(["layer", "site", "branch"], sort=False, dropna=False)[columns].mean().reset_index()
+    )
+    return frame.assign(times_uniform=frame["mean_top1"] * frame["keys"])
+
+
+def _by_token(sinks: pd.DataFrame, limit: int = 15) -> pd.DataFrame:
+    identity = [name for name in ("segment", "position", "token", "role", "encoder") if name in sinks.columns]
+    groups = sinks.groupby(identity, dropna=False, sort=False)["mass"]
+    frame = groups.agg(times="size", mean_mass="mean").reset_index()
+    frame = frame.assign(share=frame["times"] / len(sinks))
+    return frame.sort_values(["times", "mean_mass"], ascending=False, kind="stable").head(limit)
+
+
+def sites(arguments: Namespace) -> int:
+    """List the attention sites of a model."""
+    import pandas as pd
+
+    from sinkscope.models import sites as list_sites
+
+    found = list_sites(_load(arguments.model, "cpu"))
+    rows = [
+        {
+            "layer": s.layer,
+            "site": s.name,
+            "kind": s.kind,
+            "heads": s.heads,
+            "segments": ", ".join(s.segments),
+        }
+        for s in found
+    ]
+    _print_table(f"{len(found)} attention sites of {arguments.model}", pd.DataFrame(rows))
+    return 0
+
+
+def doctor(arguments: Namespace) -> int:
+    """Say what is here, what is missing and how to get it."""
+    from sinkscope import _doctor
+
+    return _doctor.examine()
+
+
+def kept(arguments: Namespace) -> list[str]:
+    """After an interrupt: what is in the run folder, and how to go on."""
+    folder = (
+        getattr(arguments, "out", None)
+        if arguments.command in ("run", "demo")
+        else getattr(arguments, "run", None)
+    )
+    if not isinstance(folder, Path) or not (folder / "study.yaml").is_file():
+        return [
+            "Nothing had been generated yet." if arguments.command in ("run", "demo") else "Nothing is lost."
+        ]
+    from sinkscope.study import Run
+
+    try:
+        done, total = Run.open(folder).progress()
+    except SinkscopeError as error:
+        return [str(error)]
+    return [f"{done} of {total} images are kept in {folder}. The same command continues from there."]
+
+
+def _load(model: str, device: str | None) -> Any:
+    import torch
+
+    from sinkscope.models import load
+
+    _quiet_libraries()
+    return load(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _quiet_libraries() -> None:
+    """Show our own progress only: loading bars and advice of libraries would bury it."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        logging: Any = library.utils.logging
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
+def _print_table(title: str, frame: pd.DataFrame) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for name in frame.columns:
+        table.add_column(
+            str(name), justify="right" if frame[name].dtype.kind in "fiu" else "left", overflow="fold"
+        )
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(_cell(value)) for value in row))
+    console = Console()
+    # A file or a pipe has no width: keep rows on one line there instead of folding them at 80 columns.
+    Console(width=None if sys.stdout.isatty() else max(160, console.width)).print(table)
+
+
+def _cell(value: Any) -> str:
+    import pandas as pd
+
+    if value is None or (not isinstance(value, (list, tuple)) and pd.isna(value)):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,191 @@
+"""The command line: arguments in, one call out.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Errors are one message on standard error, never
+a traceback for something the user can mend. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sinkscope._version import __version__
+from sinkscope.errors import SinkscopeError
+
+EPILOG = """examples:
+  sinkscope demo --quick
+  sinkscope run study.yaml --out runs/first
+  sinkscope run --model path/to/pipeline --prompts prompts.txt --out runs/mine
+  sinkscope score runs/mine --metrics clip_t,ssim
+  sinkscope observe shapes --prompt "a photo of a red circle"
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    # Spinning OpenMP threads halve the speed of two processes on one machine; must be set before torch is
+    # imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    parser = build_parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse leaves this way for --help and for wrong usage
+        return stop.code if isinstance(stop.code, int) else 2
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    return _guarded(arguments)
+
+
+def _guarded(arguments: argparse.Namespace) -> int:
+    from sinkscope import _commands
+
+    try:
+        return int(getattr(_commands, arguments.command)(arguments) or 0)
+    except SinkscopeError as error:
+        _say(f"error: {error}", *getattr(error, "__notes__", ()))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("", "Interrupted.", *_commands.kept(arguments))
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe such as `| head` has left; the interpreter would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="sinkscope",
+        description="Measure attention sinks in diffusion transformers, remove them while generating, and "
+        "say what "
+        "that changed.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sinkscope {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
+    for add in (_demo, _run, _score, _report, _observe, _sites, _doctor):
+        add(commands)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("demo", help="run the demo study on the embedded model and write its page")
+    parser.add_argument("--quick", action="store_true", help="24 prompts, 10 steps, fewer arms")
+    parser.add_argument("--out", type=Path, help="run folder (default: runs/demo or runs/demo-quick)")
+    _common(parser)
+
+
+def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run a study, or continue one; the same command resumes",
+        description="Run a study file, or the default arms (null, strongest sinks, as many random keys) on a "
+        "model.",
+    )
+    parser.add_argument("study", nargs="?", type=Path, metavar="STUDY.yaml", help="study file")
+    parser.add_argument("--out", type=Path, help="run folder (default: runs/<name>-<hash>)")
+    _common(parser)
+    own = parser.add_argument_group("without a study file")
+    own.add_argument("--model", help="'shapes', a pipeline folder, or a hub id")
+    own.add_argument(
+        "--prompts", help="'shapes', 'geneval', or a file with prompts (default for shapes: shapes)"
+    )
+    own.add_argument(
+        "--n-prompts", type=int, help="how many prompts to draw (default: all of a file, 24 of shapes)"
+    )
+    own.add_argument("--seeds", type=numbers, metavar="0,1", help="seeds (default: 0)")
+    own.add_argument("--steps", type=int, help="sampler steps (default: 20)")
+    own.add_argument("--guidance", type=float, help="guidance scale (default: the pipeline's)")
+    own.add_argument("--height", type=int, help="pixels (default: the pipeline's)")
+    own.add_argument("--width", type=int, help="pixels (default: the pipeline's)")
+    own.add_argument("--batch", type=int, help="units per batch (default: by model size and device)")
+    own.add_argument("--layers", type=numbers, metavar="0,3-5", help="layers to edit (default: all)")
+    own.add_argument("--budgets", type=numbers, metavar="1,5", help="keys per head to remove (default: 1)")
+    own.add_argument(
+        "--metrics", type=names, metavar="ssim,rmse", help="metrics (default: those that fit the model)"
+    )
+
+
+def _score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("score", help="score a finished run again or with further metrics")
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--metrics", type=names, metavar="ssim,lpips", help="metrics to add (default: the run's own)"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="list the metrics and whether they can be computed here"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("report", help="write report.html of a run")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+
+
+def _observe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("observe", help="generate one image and show its sinks")
+    parser.add_argument("model", metavar="MODEL", help="'shapes', a pipeline folder, or a hub id")
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--layers", type=numbers, metavar="0,3-5", help="layers to watch (default: all)")
+    parser.add_argument("--kind", help="joint, self, cross, temporal or all, where blocks hold several sites")
+    parser.add_argument("--queries", help="image, text or all (default: image where the model has them)")
+    parser.add_argument("--keys-per-head", type=int, default=1, help="sinks to list per head (default: 1)")
+    parser.add_argument("--steps", type=int, default=20, help="sampler steps (default: 20)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--height", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--out", type=Path, help="write the table of sinks as .parquet or .csv")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+
+
+def _sites(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("sites", help="list the attention sites of a model")
+    parser.add_argument("model", metavar="MODEL", help="'shapes', a pipeline folder, or a hub id")
+
+
+def _doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    commands.add_parser(
+        "doctor", help="versions, devices, weights: what is here, what is missing, how to get it"
+    )
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Comma-separated names."""
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} holds no name; expected for example ssim,rmse")
+    return found
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Comma-separated whole numbers and ranges: "0,3-5" is 0, 3, 4, 5."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers and ranges such as 0,3-5")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)
+
+
+__all__ = ["build_parser", "main", "names", "numbers"]
+
+if __name__ == "__main__":
+    sys.exit(main())
