@@ -1,27 +1,17 @@
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"report_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+from tests.report import fake_run
 
 
 @pytest.fixture(scope="session")
 def fake() -> ModuleType:
     """The writer of synthetic run folders."""
-    return _load("fake_run")
+    return fake_run
 
 
 @pytest.fixture(scope="session")

@@ -122,10 +122,19 @@ def scores(
                     "rmse": 0.3 * (s + jitter),
                 }
                 rows += [
-                    {"unit": f"{p.prompt_id}-s{seed}", "prompt_id": p.prompt_id, "prompt": p.prompt, "task": p.task,
-                     "seed": seed, "arm": arm, "metric": m, "value": v, "status": "ok"}
+                    {
+                        "unit": f"{p.prompt_id}-s{seed}",
+                        "prompt_id": p.prompt_id,
+                        "prompt": p.prompt,
+                        "task": p.task,
+                        "seed": seed,
+                        "arm": arm,
+                        "metric": m,
+                        "value": v,
+                        "status": "ok",
+                    }
                     for m, v in values.items()
-                ]  # fmt: skip
+                ]
     return pd.DataFrame(rows)
 
 
@@ -139,12 +148,26 @@ def _effect(sub: pd.DataFrame, metric: str, arm: str, reference: str, n_units: i
     p = float(2 * stats.t.sf(abs(mean) / se, n - 1)) if se else math.nan
     tost = float(stats.t.sf((margin - abs(mean)) / se, n - 1)) if se else (0.0 if n > 1 else math.nan)
     return {
-        "n_prompts": n, "n_units": n_units, "mean_arm": sub[arm].mean(), "mean_reference": sub[reference].mean(),
-        "effect": mean, "sd": sd, "dz": mean / sd if sd else math.nan, "ci_low": mean - t95 * se,
-        "ci_high": mean + t95 * se, "level": 0.95, "p_t": p, "p_wilcoxon": p, "p_holm": p, "margin": margin,
-        "p_tost": tost, "ci90_low": mean - t90 * se, "ci90_high": mean + t90 * se,
-        "direction": "higher" if metric != "rmse" else "lower", "note": "",
-    }  # fmt: skip
+        "n_prompts": n,
+        "n_units": n_units,
+        "mean_arm": sub[arm].mean(),
+        "mean_reference": sub[reference].mean(),
+        "effect": mean,
+        "sd": sd,
+        "dz": mean / sd if sd else math.nan,
+        "ci_low": mean - t95 * se,
+        "ci_high": mean + t95 * se,
+        "level": 0.95,
+        "p_t": p,
+        "p_wilcoxon": p,
+        "p_holm": p,
+        "margin": margin,
+        "p_tost": tost,
+        "ci90_low": mean - t90 * se,
+        "ci90_high": mean + t90 * se,
+        "direction": "higher" if metric != "rmse" else "lower",
+        "note": "",
+    }
 
 
 def effects(table: pd.DataFrame, contrasts: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
@@ -157,8 +180,17 @@ def effects(table: pd.DataFrame, contrasts: Sequence[tuple[str, str, str]]) -> p
             for arm, reference, kind in contrasts:
                 fact = _effect(wide, metric, arm, reference, part["unit"].nunique())
                 label = f"{arm} - {reference}"
-                rows.append({"metric": metric, "task": task, "contrast": label, "kind": kind, "arm": arm,
-                             "reference": reference, **fact})  # fmt: skip
+                rows.append(
+                    {
+                        "metric": metric,
+                        "task": task,
+                        "contrast": label,
+                        "kind": kind,
+                        "arm": arm,
+                        "reference": reference,
+                        **fact,
+                    }
+                )
     out = pd.DataFrame(rows)
     family = out["task"] == "all"
     ranked = out.loc[family, "p_t"].sort_values()
@@ -251,20 +283,42 @@ def study_dict(
 ) -> dict[str, Any]:
     """The content of study.yaml."""
     study = {
-        "name": "demo", "model": "shapes", "prompts": "shapes", "n_prompts": len(table), "seeds": list(seeds),
-        "steps": steps, "guidance": 4.0, "metrics": list(metrics), "margins": {m: MARGINS[m] for m in metrics}, "level": 0.95,
-        "draws": 10000, "arms": dict(made),
-    }  # fmt: skip
+        "name": "demo",
+        "model": "shapes",
+        "prompts": "shapes",
+        "n_prompts": len(table),
+        "seeds": list(seeds),
+        "steps": steps,
+        "guidance": 4.0,
+        "metrics": list(metrics),
+        "margins": {m: MARGINS[m] for m in metrics},
+        "level": 0.95,
+        "draws": 10000,
+        "arms": dict(made),
+    }
     return {
-        "format": 1, "study": study, "hash": "3f9a0c12be77", "model_hash": "9b1f7c0d",
+        "format": 1,
+        "study": study,
+        "hash": "3f9a0c12be77",
+        "model_hash": "9b1f7c0d",
         "versions": {"sinkscope": "0.1.0", "torch": "2.13.0", "diffusers": "0.42.0", "python": "3.11.9"},
-    }  # fmt: skip
+    }
 
 
 def make(
-    folder: Path, *, n_prompts: int = 12, seeds: Sequence[int] = (0,), budgets: Sequence[int] = BUDGETS,
-    metrics: Sequence[str] = METRICS, side: int = 64, layers: int = 6, steps: int = 8, heads: int = 2, trace_units: int = 4, seed: int = 0,
-) -> Path:  # fmt: skip
+    folder: Path,
+    *,
+    n_prompts: int = 12,
+    seeds: Sequence[int] = (0,),
+    budgets: Sequence[int] = BUDGETS,
+    metrics: Sequence[str] = METRICS,
+    side: int = 64,
+    layers: int = 6,
+    steps: int = 8,
+    heads: int = 2,
+    trace_units: int = 4,
+    seed: int = 0,
+) -> Path:
     """Write a whole synthetic run folder and return it."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,15 +15,26 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files",
-    "--virtual-time-budget=8000", "--enable-logging=stderr",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--allow-file-access-from-files",
+    "--virtual-time-budget=8000",
+    "--enable-logging=stderr",
+)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason=f"no browser: none of {', '.join(NAMES)} is installed; apt-get install chromium"),
-]  # fmt: skip
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason=f"no browser: none of {', '.join(NAMES)} is installed; apt-get install chromium",
+    ),
+]
 
 # The window of a headless browser cannot be narrower than about 500 px, so the page is measured in a frame.
 PROBE = """<body style="margin:0"><iframe src="report.html" style="width:WIDTHpx;height:900px;border:0"></iframe><script>

@@ -1,4 +1,4 @@
-"""The page as a whole: what it says, that nothing can be injected, that missing parts are named, and its size."""
+"""The page as a whole: what it says, escaping, missing parts, and its size."""
 
 from __future__ import annotations
 
@@ -221,7 +221,8 @@ def test_same_run_same_page_and_no_leftovers(run_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_report_needs_no_torch(lean_run: Path) -> None:
-    code = "import sys; from sinkscope.report import build; build(sys.argv[1], out=sys.argv[2]); assert 'torch' not in sys.modules"
+    code = "import sys; from sinkscope.report import build; build(*sys.argv[1:2], out=sys.argv[2])"
+    code += "; assert 'torch' not in sys.modules"
     out = str(lean_run.parent / "other.html")
     subprocess.run([sys.executable, "-c", code, str(lean_run), out], check=True, timeout=120)
 

@@ -18,9 +18,16 @@ from sinkscope.report._sinks import sinks
 
 def table(*rows: dict[str, Any]) -> pd.DataFrame:
     base = {
-        "task": "all", "kind": "edit-control", "ci_low": -0.1, "ci_high": 0.1, "n_prompts": 8, "level": 0.95,
-        "margin": 0.05, "mean_arm": 0.5, "mean_reference": 0.5,
-    }  # fmt: skip
+        "task": "all",
+        "kind": "edit-control",
+        "ci_low": -0.1,
+        "ci_high": 0.1,
+        "n_prompts": 8,
+        "level": 0.95,
+        "margin": 0.05,
+        "mean_arm": 0.5,
+        "mean_reference": 0.5,
+    }
     return pd.DataFrame([base | row for row in rows])
 
 
@@ -37,20 +44,32 @@ def contrast(metric: str, budget: int, effect: float, verdict: str) -> dict[str,
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([("rmse", 0.2, "different")] * 2, "Removing sinks changes the image more than removing as many random keys."),
+        (
+            [("rmse", 0.2, "different")] * 2,
+            "Removing sinks changes the image more than removing as many random keys.",
+        ),
         ([("rmse", -0.2, "different")] * 2, "changes the image less than removing as many random keys."),
         ([("rmse", 0.2, "different"), ("rmse", 0.2, "inconclusive")], "in 1 of 2 comparisons."),
         ([("ssim", -0.2, "different")] * 2, "changes the image more than"),
         ([("rmse", 0.2, "inconclusive")] * 2, "stays open."),
         ([("rmse", 0.2, "equivalent")] * 2, "as much as removing as many random keys, within the margins."),
-        ([("rmse", 0.2, "different"), ("rmse", -0.2, "different")], "more than removing as many random keys in 1 and less in 1 of 2"),
+        (
+            [("rmse", 0.2, "different"), ("rmse", -0.2, "different")],
+            "more than removing as many random keys in 1 and less in 1 of 2",
+        ),
         ([("scene", -0.2, "different")] * 2, "Scene correctness is lower after removing sinks than after"),
         ([("scene", -0.2, "different"), ("scene", 0.2, "different")], "in both directions"),
-        ([("scene", 0.0, "equivalent")] * 2, "equivalent after removing sinks and after removing as many random keys within ±0.050"),
+        (
+            [("scene", 0.0, "equivalent")] * 2,
+            "equivalent after removing sinks and after removing as many random keys within ±0.050",
+        ),
         ([("scene", -0.2, "inconclusive")] * 2, "For scene correctness the comparison is inconclusive."),
-        ([("scene", -0.2, "inconclusive"), ("scene", 0.0, "equivalent")], "equivalent in 1 of 2 comparisons and otherwise"),
+        (
+            [("scene", -0.2, "inconclusive"), ("scene", 0.0, "equivalent")],
+            "equivalent in 1 of 2 comparisons and otherwise",
+        ),
     ],
-)  # fmt: skip
+)
 def test_headline_follows_the_verdicts(
     fake: ModuleType, rows: list[tuple[str, float, str]], said: str
 ) -> None:
@@ -62,15 +81,27 @@ def test_headline_follows_the_verdicts(
 def test_headline_without_comparisons(fake: ModuleType) -> None:
     arms = read_arms({"arms": fake.arms((1,))})
     assert "does not compare" in words.headline(None, arms)
-    only = table({"metric": "scene", "kind": "arm-baseline", "arm": "sink_1", "reference": "baseline", "effect": -1.0, "verdict": "different"})  # fmt: skip
+    only = table(
+        {
+            "metric": "scene",
+            "kind": "arm-baseline",
+            "arm": "sink_1",
+            "reference": "baseline",
+            "effect": -1.0,
+            "verdict": "different",
+        }
+    )
     assert "without a random control" in words.headline(only, arms)
 
 
 @pytest.mark.parametrize(
     ("effect", "verdict", "said"),
-    [(0.0, "equivalent", "No: with an empty edit"), (0.01, "different", "Yes: the empty edit alone moves RMSE"),
-     (0.01, "inconclusive", "No drift was shown to differ from zero")],
-)  # fmt: skip
+    [
+        (0.0, "equivalent", "No: with an empty edit"),
+        (0.01, "different", "Yes: the empty edit alone moves RMSE"),
+        (0.01, "inconclusive", "No drift was shown to differ from zero"),
+    ],
+)
 def test_drift_is_reported_as_found(fake: ModuleType, effect: float, verdict: str, said: str) -> None:
     arms = read_arms({"arms": fake.arms((1,))})
     row = {"metric": "rmse", "kind": "arm-baseline", "arm": "null", "reference": "baseline"}
@@ -78,7 +109,7 @@ def test_drift_is_reported_as_found(fake: ModuleType, effect: float, verdict: st
 
 
 def test_several_controls_of_one_edit_are_kept_apart(fake: ModuleType) -> None:
-    from sinkscope.report._tables import board
+    from sinkscope.report._verdicts import board
 
     made = fake.arms((1,))
     made["segment_1"] = made["random_1"] | {
@@ -121,8 +152,18 @@ def test_arm_roles_pairs_and_names(fake: ModuleType) -> None:
 
 
 def test_top_mass_against_uniform_and_shares_by_hand() -> None:
-    summary = pd.DataFrame({"step": [0, 1, 0, 1], "layer": 3, "site": "a", "unit": ["p0-s0"] * 2 + ["p1-s0"] * 2,
-                            "mean_top1": [0.1, 0.3, 0.2, 0.4], "keys": 10, "arm": "baseline", "branch": "cond"})  # fmt: skip
+    summary = pd.DataFrame(
+        {
+            "step": [0, 1, 0, 1],
+            "layer": 3,
+            "site": "a",
+            "unit": ["p0-s0"] * 2 + ["p1-s0"] * 2,
+            "mean_top1": [0.1, 0.3, 0.2, 0.4],
+            "keys": 10,
+            "arm": "baseline",
+            "branch": "cond",
+        }
+    )
     fact = by_place(summary).iloc[0]
     assert (
         fact["ratio"] == pytest.approx(2.5)
@@ -130,9 +171,20 @@ def test_top_mass_against_uniform_and_shares_by_hand() -> None:
         and fact["peak_ratio"] == pytest.approx(3.5)
     )
     assert (fact["low"], fact["high"]) == pytest.approx(t_interval(np.array([2.0, 3.0]))[1:3])
-    traces = pd.DataFrame({"step": 0, "layer": [0, 0, 1, 1], "unit": ["p0-s0"] * 4, "rank": [0, 1, 0, 0], "mass": 0.5,
-                           "segment": ["text", "text", "image", "text"], "role": ["bos", "pad", None, "pad"],
-                           "token": ["<s>", "!", None, "!"], "position": [0, 5, 7, 5], "arm": ["baseline"] * 3 + ["sink"]})  # fmt: skip
+    traces = pd.DataFrame(
+        {
+            "step": 0,
+            "layer": [0, 0, 1, 1],
+            "unit": ["p0-s0"] * 4,
+            "rank": [0, 1, 0, 0],
+            "mass": 0.5,
+            "segment": ["text", "text", "image", "text"],
+            "role": ["bos", "pad", None, "pad"],
+            "token": ["<s>", "!", None, "!"],
+            "position": [0, 5, 7, 5],
+            "arm": ["baseline"] * 3 + ["sink"],
+        }
+    )
     assert len(top_rows(traces)) == 2
     assert dict(kind_table(traces)[["kind", "share"]].to_numpy()) == {"image": 0.5, "text: bos": 0.5}
     assert set(frequent(traces)["label"]) == {"<s>", "position 7"}

@@ -1,7 +1,7 @@
 """A finished run in, pages and figures out.
 
-`build` writes `report.html`, one self-contained file; `sinkscope.report.figures` holds the same figures for notebooks and
-for `figures/*.png`. Only the files of the run folder are read; nothing here needs torch.
+`build` writes `report.html`, one self-contained file; `sinkscope.report.figures` holds the same figures for
+notebooks and for `figures/*.png`. Only the files of the run folder are read; nothing here needs torch.
 """
 
 from __future__ import annotations

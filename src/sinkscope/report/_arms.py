@@ -16,8 +16,13 @@ CONTROLS = frozenset({"random", "segment"})
 SINK_SELECTORS = frozenset({"TopMass", "MassAbove"})
 SELECTOR_ROLES: dict[str, Role] = {"RandomKeys": "random", "BottomMass": "bottom"}
 CONTROL_ROLES: dict[str, Role] = {
-    "count": "random", "mass": "random", "random": "random", "bottom": "bottom", "null": "null", "segment": "segment",
-}  # fmt: skip
+    "count": "random",
+    "mass": "random",
+    "random": "random",
+    "bottom": "bottom",
+    "null": "null",
+    "segment": "segment",
+}
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def _words(edit: Mapping[str, Any]) -> str:
 def pairs(arms: Mapping[str, Arm], effects: pd.DataFrame | None) -> list[tuple[Arm, Arm | None]]:
     """Each sink-removal arm with its control, smallest budget first.
 
-    The pairing declared in the effects (kind "edit-control") wins; otherwise the random arm of the same budget.
+    The pairing declared in the effects (kind "edit-control") wins; otherwise the random arm of equal budget.
     """
     declared: dict[str, str] = {}
     if effects is not None:

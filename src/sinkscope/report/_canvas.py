@@ -1,6 +1,6 @@
-"""Drawing surface of the figures: one look, colour-blind-safe colours, SVG that follows the page's ink and theme.
+"""Drawing surface of the figures: one look, colour-blind-safe colours, SVG that follows the page.
 
-Matplotlib's object interface is used without pyplot, so nothing global changes for a notebook that imports this.
+Matplotlib's object interface is used without pyplot, so nothing global changes for a notebook.
 Colours are those of Okabe and Ito (2008); heat maps use cividis.
 """
 
@@ -23,24 +23,60 @@ SOFT = "#66707c"
 GRID = "#d9dee4"
 PAPER = "#fffffe"
 ROLE_COLORS = {
-    "sink": "#d55e00", "random": "#0072b2", "segment": "#56b4e9", "bottom": "#e69f00", "value": "#cc79a7",
-    "null": "#8a929c", "other": "#009e73", "difference": "#1d2733",
-}  # fmt: skip
+    "sink": "#d55e00",
+    "random": "#0072b2",
+    "segment": "#56b4e9",
+    "bottom": "#e69f00",
+    "value": "#cc79a7",
+    "null": "#8a929c",
+    "other": "#009e73",
+    "difference": "#1d2733",
+}
 KIND_COLORS = {
-    "image": "#0072b2", "text: bos": "#d55e00", "text: content": "#e69f00", "text: eos": "#cc79a7",
-    "text: pad": "#009e73", "text: template": "#f0e442", "text": "#d55e00",
-}  # fmt: skip
+    "image": "#0072b2",
+    "text: bos": "#d55e00",
+    "text: content": "#e69f00",
+    "text: eos": "#cc79a7",
+    "text: pad": "#009e73",
+    "text: template": "#f0e442",
+    "text": "#d55e00",
+}
 SPARE_COLORS = ("#56b4e9", "#8a929c", "#5b3a8c", "#7a5c2e")
 STYLE: Any = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.0, "text.parse_math": False,
-    "text.color": INK, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "axes.titlecolor": INK,
-    "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
-    "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "axes.titlesize": 10.0, "axes.titlelocation": "left",
-    "axes.titleweight": "bold", "axes.titlepad": 8.0, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8,
-    "grid.color": GRID, "grid.linewidth": 0.7, "axes.axisbelow": True, "legend.frameon": False,
-    "legend.fontsize": 8.5, "figure.facecolor": "none", "axes.facecolor": "none", "svg.fonttype": "none",
-    "xtick.major.width": 0.8, "ytick.major.width": 0.8, "lines.linewidth": 1.8, "figure.constrained_layout.use": True,
-}  # fmt: skip
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlepad": 8.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "svg.fonttype": "none",
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "lines.linewidth": 1.8,
+    "figure.constrained_layout.use": True,
+}
 
 
 class Drawing(Figure):
@@ -79,7 +115,7 @@ def kind_colors(names: list[str]) -> dict[str, str]:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The figure as an inline `<svg>` element: real text, theme colours, unique ids, title and description."""
+    """The figure as an inline `<svg>` element: real text, theme colours, unique ids and a title."""
     buffer = io.StringIO()
     with style(), matplotlib.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
         # Text is left to the reader's browser, so a glyph missing from the measuring font does no harm.
@@ -114,4 +150,5 @@ def _labelled(svg: str, name: str, caption: str) -> str:
     width = float(size.group(1)) if size else 400.0
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     label = f'<title id="{name}-title">{escape(caption)}</title>'
-    return f'{head} role="img" aria-labelledby="{name}-title" style="max-width:{width * 1.4:.0f}px">{label}{rest}'
+    role = f'role="img" aria-labelledby="{name}-title" style="max-width:{width * 1.4:.0f}px"'
+    return f"{head} {role}>{label}{rest}"

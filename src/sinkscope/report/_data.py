@@ -1,7 +1,7 @@
 """A run folder read once: its tables, its study, and a list of everything that is missing with the reason.
 
-A missing file or an empty table is a gap the page names. A file that is present but damaged is an error, because a page
-made from half a file would look complete.
+A missing file or an empty table is a gap the page names. A file that is present but damaged is an error,
+because a page made from half a file would look complete.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sinks over steps and layers: mass against uniform, shares of segments and roles, the tokens themselves.
 
 Only the baseline arm is described here, in one branch of the guidance at a time. Mass against uniform is
-`mean over heads of the largest incoming mass x number of keys`: 1 means no concentration at all. Intervals are 95 % t
-intervals over prompts, after averaging seeds and steps within a prompt.
+`mean over heads of the largest incoming mass x number of keys`: 1 means no concentration at all. Intervals
+are 95 % t intervals over prompts, after averaging seeds and steps within a prompt.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def query_group(frame: pd.DataFrame) -> str:
 
 
 def in_branch(frame: pd.DataFrame, branch: str | None = None) -> pd.DataFrame:
-    """Baseline rows of `branch` (default: the conditional one where there is one), with a `place` column added."""
+    """Baseline rows of `branch` (default: the conditional one) with a `place` column added."""
     rows = baseline_rows(frame)
     known = branches(rows)
     if known:
@@ -95,7 +95,7 @@ def concentration(summary: pd.DataFrame, branch: str | None = None) -> pd.DataFr
 def by_place(
     summary: pd.DataFrame, scores: pd.DataFrame | None = None, branch: str | None = None
 ) -> pd.DataFrame:
-    """One row per place: ratio with interval over prompts, peak step, entropy, concentration, segment masses."""
+    """One row per place: ratio with interval, peak step, entropy, concentration, segment masses."""
     rows = in_branch(summary, branch)
     rows = rows.assign(ratio=_ratio(rows), prompt=prompts_of(rows, scores))
     out = []
@@ -168,7 +168,7 @@ def shares(traces: pd.DataFrame, by: str = "place", branch: str | None = None) -
 def kind_table(
     traces: pd.DataFrame, scores: pd.DataFrame | None = None, branch: str | None = None
 ) -> pd.DataFrame:
-    """Share of each kind among the strongest keys, with a t interval over prompts and the number of keys looked at."""
+    """Share of each kind among the strongest keys, with a t interval over prompts."""
     top = top_rows(traces, branch)
     top = top.assign(prompt=prompts_of(top, scores))
     per_prompt = pd.crosstab(top["prompt"], top["kind"], normalize="index")
@@ -181,12 +181,21 @@ def kind_table(
     return pd.DataFrame(out)
 
 
+def _some(names: list[str], total: int) -> str:
+    """Few layers by number, many layers or sites by their count."""
+    return (
+        ", ".join(names)
+        if len(names) <= 8 and all(n.isdigit() for n in names)
+        else f"{len(names)} of {total}"
+    )
+
+
 def _whole(values: pd.Series) -> pd.Series:
     return pd.to_numeric(values, errors="coerce").astype("Int64").astype(str)
 
 
 def frequent(traces: pd.DataFrame, n: int = 15, branch: str | None = None) -> pd.DataFrame:
-    """The most frequent strongest keys: kind, encoder, text or position, share, mean mass, units and layers."""
+    """The most frequent strongest keys: kind, encoder, text or position, share, mass, layers."""
     top = top_rows(traces, branch)
     token = top["token"] if "token" in top.columns else pd.Series(None, index=top.index, dtype="object")
     position = (
@@ -206,6 +215,7 @@ def frequent(traces: pd.DataFrame, n: int = 15, branch: str | None = None) -> pd
     found = groups.agg(count=("mass", "size"), mass=("mass", "mean")).reset_index()
     if "unit" in top.columns:
         found["units"] = groups["unit"].nunique().to_numpy()
-    found["layers"] = [", ".join(place_order(g["place"])) for _, g in groups]
+    total = top["place"].nunique()
+    found["layers"] = [_some(place_order(g["place"]), total) for _, g in groups]
     found["share"] = found["count"] / len(top)
     return found.sort_values(["count", "mass"], ascending=False).head(n).reset_index(drop=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -66,7 +68,8 @@ def draw_heatmap(figure: Figure | SubFigure, summary: pd.DataFrame, branch: str 
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}×"))
     axes.set_title("Top-1 mass against uniform")
     if isinstance(figure, Drawing):
-        figure.caption = f"Heat map of top-1 mass against uniform, {len(steps)} steps x {len(rows)} layers; largest {times(top)}."
+        size = f"{len(steps)} steps x {len(rows)} layers"
+        figure.caption = f"Heat map of top-1 mass against uniform, {size}; largest {times(top)}."
 
 
 def _place_label(rows: list[str]) -> str:
@@ -77,12 +80,21 @@ def _ticks(axes: matplotlib.axes.Axes, rows: list[str], steps: list[int]) -> Non
     def thin(n: int, most: int) -> list[int]:
         return list(range(0, n, max(1, -(-n // most))))
 
+    named = short_names(rows)
     axes.set_xticks(thin(len(steps), 10), [str(steps[i]) for i in thin(len(steps), 10)])
-    axes.set_yticks(thin(len(rows), 16), [_short(rows[i]) for i in thin(len(rows), 16)])
+    axes.set_yticks(thin(len(rows), 16), [named[rows[i]] for i in thin(len(rows), 16)])
 
 
-def _short(name: str, most: int = 22) -> str:
-    return name if len(name) <= most else "…" + name[-most + 1 :]
+def short_names(names: Sequence[str], most: int = 26) -> dict[str, str]:
+    """Layers as they are; sites without the words that all of them share."""
+    parts = [name.split(".") for name in names]
+    shared = set.intersection(*(set(p) for p in parts)) if len(parts) > 1 else set()
+    found = {}
+    for name, pieces in zip(names, parts, strict=True):
+        kept = [p for p in pieces if p.isdigit() or p not in shared] or pieces
+        short = ".".join(kept)
+        found[name] = short if len(short) <= most else "…" + short[-most + 1 :]
+    return found
 
 
 def sink_lines(summary: pd.DataFrame, *, branch: str | None = None) -> Drawing:
@@ -102,8 +114,15 @@ def sink_lines(summary: pd.DataFrame, *, branch: str | None = None) -> Drawing:
             tip(figure, line, f"layer {row}")
             ends[row] = (float(part["step"].iloc[-1]), float(part["ratio"].iloc[-1]))
         axes.axhline(1.0, color=SOFT, linestyle=(0, (4, 3)), linewidth=1)
-        axes.annotate("uniform", (0.01, 1.0), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
-                      fontsize=8, color=SOFT)  # fmt: skip
+        axes.annotate(
+            "uniform",
+            (0.01, 1.0),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            fontsize=8,
+            color=SOFT,
+        )
         axes.set(xlabel="step", ylim=(0, None))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}×"))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -117,14 +136,25 @@ def _label_ends(axes: matplotlib.axes.Axes, ends: dict[str, tuple[float, float]]
     """Names at the line ends, pushed apart; beyond a dozen lines only the highest are named."""
     low, high = axes.get_ylim()
     gap = (high - low) * 0.065
-    last = low - gap
-    named = sorted(ends, key=lambda r: -ends[r][1])[:12]
-    for row in sorted(named, key=lambda r: ends[r][1]):
-        x, y = ends[row]
-        last = max(y, last + gap)
-        label = f"layer {row}" if row.isdigit() else _short(row)
-        axes.annotate(label, (x, last), xytext=(6, 0), textcoords="offset points", fontsize=8, color=INK, va="center",
-                      ha="left", annotation_clip=False)  # fmt: skip
+    chosen = sorted(sorted(ends, key=lambda r: -ends[r][1])[:12], key=lambda r: ends[r][1])
+    heights: list[float] = []
+    for row in chosen:
+        heights.append(max(ends[row][1], heights[-1] + gap) if heights else ends[row][1])
+    over = max(0.0, heights[-1] - high) if heights else 0.0
+    names = short_names(list(ends))
+    for row, height in zip(chosen, heights, strict=True):
+        label = f"layer {row}" if row.isdigit() else names[row]
+        axes.annotate(
+            label,
+            (ends[row][0], height - over),
+            xytext=(6, 0),
+            textcoords="offset points",
+            fontsize=8,
+            color=INK,
+            va="center",
+            ha="left",
+            annotation_clip=False,
+        )
 
 
 def sink_shares(traces: pd.DataFrame, *, by: str = "layer", branch: str | None = None) -> Drawing:
@@ -152,8 +182,13 @@ def sink_shares(traces: pd.DataFrame, *, by: str = "layer", branch: str | None =
             for bar, label, height in zip(bars, labels, heights, strict=True):
                 tip(figure, bar, f"{by} {label}, {kind}: {100 * height:.0f} %")
             bottom = bottom + heights
-        thin = range(0, len(labels), max(1, -(-len(labels) // 12)))
-        axes.set_xticks(list(thin), [_short(labels[i], 12) for i in thin])
+        thin = range(0, len(labels), max(1, -(-len(labels) // 16)))
+        named = short_names(labels)
+        long = max(map(len, named.values())) > 3
+        axes.set_xticks(list(thin), [named[labels[i]] for i in thin])
+        if long:
+            axes.tick_params(axis="x", rotation=90)
+            figure.set_figheight(4.1)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
         axes.set(
             ylim=(0, 1),

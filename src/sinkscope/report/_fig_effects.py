@@ -18,6 +18,7 @@ from sinkscope.report._metrics import metric_name
 
 MARKS = {"different": "D", "equivalent": "s", "inconclusive": "o"}
 WIDTH = 4.7
+LINES = ("-", "--", ":", "-.")
 
 
 def order_rows(rows: pd.DataFrame, arms: Mapping[str, Arm]) -> pd.DataFrame:
@@ -130,7 +131,9 @@ def draw_dose(
     axes.axhline(0, color=SOFT, linewidth=1)
     for i, (role, label, part) in enumerate(series):
         shift, color = 1 + 0.02 * (i - (len(series) - 1) / 2), ROLE_COLORS[role]
+        line = LINES[sum(one.role == role for one in series[:i]) % len(LINES)]
         look: dict[str, Any] = {
+            "linestyle": line,
             "marker": "o" if role == "sink" else "s",
             "linewidth": 1.8 if len(part) > 1 else 0,
             "markersize": 5,

@@ -1,4 +1,4 @@
-"""Numbers in, words out. Every missing number reads `not available`; nothing is rounded to a zero it is not."""
+"""Numbers in, words out. Every missing number reads `not available`; nothing small becomes a zero."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_missing(value: Any) -> bool:
 
 
 def number(value: Any, *, signed: bool = False) -> str:
-    """Three decimals where that shows something, two significant digits below, no exponent where avoidable."""
+    """Three decimals where that shows something, two significant digits below."""
     if is_missing(value):
         return NOT_AVAILABLE
     x = float(value)

@@ -1,4 +1,4 @@
-"""The gallery: baseline, sink removed and random removed side by side, small enough to travel inside the page."""
+"""The gallery: baseline, sink removed and random removed side by side, small enough for the page."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def build_gallery(
         folder: The run folder.
         scores: Its scores, or None (then prompts and values are not available).
         arms: The arms to show, in order.
-        budget: Bytes that all thumbnails together may take; sizes, colours and then the number of units give way.
+        budget: Bytes of all thumbnails together; sizes, colours, then the number of units give way.
     """
     units = list_units(folder, scores, arms)
     names = [name for name in arms if any((folder / "units" / name / f"{u}.png").is_file() for u in units)]

@@ -34,7 +34,7 @@ WORDS = {
 
 
 def words(metric: str) -> MetricWords:
-    """Words for a metric; a variant such as `lpips-alex` or `clip_t:tiny` is recognised and keeps its suffix."""
+    """Words for a metric; a variant such as `lpips-alex` or `clip_t:tiny` is recognised, with its suffix."""
     if metric in WORDS:
         return WORDS[metric]
     for name, known in WORDS.items():

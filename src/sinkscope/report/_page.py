@@ -16,6 +16,7 @@ from sinkscope.report import _fig_dynamics as fig_dynamics
 from sinkscope.report import _fig_effects as fig_effects
 from sinkscope.report import _metrics as metrics
 from sinkscope.report import _tables as tables
+from sinkscope.report import _verdicts as verdicts
 from sinkscope.report import _words as words
 from sinkscope.report._arms import Arm, pairs, read_arms
 from sinkscope.report._canvas import Drawing, to_svg
@@ -61,11 +62,14 @@ def build(run_folder: Path | str, *, out: Path | str | None = None) -> Path:
 def render(data: RunData) -> str:
     """The page as a string."""
     environment = Environment(
-        loader=PackageLoader("sinkscope.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("sinkscope.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     folder = Path(__file__).parent / "templates"
-    static = {n: Markup((folder / f"report.{n}").read_text(encoding="utf-8")) for n in ("css", "js")}  # noqa: S704
+    static = {n: Markup((folder / f"report.{n}").read_text(encoding="utf-8")) for n in ("css", "js")}
     return environment.get_template("report.html.j2").render(**context(data), **static)
 
 
@@ -86,27 +90,41 @@ def context(data: RunData) -> dict[str, Any]:
         "title": str(data.study.get("name", data.folder.name)),
         "headline": words.headline(effects, arms),
         "findings": [
-            sinks(traces, summary, scores), words.removal(effects, arms),
-            words.specificity(effects, arms), words.drift(effects, arms),
+            sinks(traces, summary, scores),
+            words.removal(effects, arms),
+            words.specificity(effects, arms),
+            words.drift(effects, arms),
         ],
-        "board": tables.board(words.specific_rows(effects, arms), arms),
-        "facts": _facts(data, arms), "gaps": gaps, "arms": arms, "metric_words": metrics.words,
-        "verdicts": {} if effects is None else tables.verdicts(effects, arms),
+        "board": verdicts.board(words.specific_rows(effects, arms), arms),
+        "facts": _facts(data, arms),
+        "gaps": gaps,
+        "arms": arms,
+        "metric_words": metrics.words,
+        "shared_notes": verdicts.shared_notes,
+        "own_note": verdicts.own_note,
+        "verdicts": {} if effects is None else verdicts.verdicts(effects, arms),
         "queries": query_group(summary if summary is not None else traces) if names else "",
         "branch": BRANCH_WORDS.get(names[0], names[0]) if names else "",
         "dynamics": _dynamics_pictures(traces, summary),
         "layers": None if summary is None else tables.layers(summary, scores),
         "tokens": None if traces is None else tables.tokens(traces),
         "branch_shares": None if traces is None else tables.branch_shares(traces, scores),
-        "forests": _forests(data, arms), "doses": _doses(data, arms),
+        "forests": _forests(data, arms),
+        "doses": _doses(data, arms),
         "slopes": None if data.table("dose") is None else tables.slopes(data.tables["dose"]),
-        "gallery": gallery, "triplets": triplets, "sorts": _sorts(gallery),
-        "receipts": None if data.table("receipts") is None else tables.receipts(data.tables["receipts"], arms),
-        "replacements": None if data.table("replacements") is None else tables.replacements(data.tables["replacements"]),
+        "gallery": gallery,
+        "triplets": triplets,
+        "sorts": _sorts(gallery),
+        "receipts": None
+        if data.table("receipts") is None
+        else tables.receipts(data.tables["receipts"], arms),
+        "replacements": None
+        if data.table("replacements") is None
+        else tables.replacements(data.tables["replacements"]),
         "skipped": tables.skipped(scores, data.study),
         "provenance": tables.provenance(data.record, data.study, scores),
         "yaml": tables.yaml_text(data.record) if data.record else "",
-    }  # fmt: skip
+    }
 
 
 def _described(data: RunData, name: str) -> Any:
@@ -155,7 +173,7 @@ def _facts(data: RunData, arms: dict[str, Arm]) -> list[str]:
 
 
 def _picture(figure: Drawing, name: str) -> Picture:
-    return Picture(name, Markup(to_svg(figure, name)), figure.caption)  # noqa: S704 - matplotlib escapes its text
+    return Picture(name, Markup(to_svg(figure, name)), figure.caption)
 
 
 def _dynamics_pictures(traces: Any, summary: Any) -> list[Picture]:
@@ -207,7 +225,7 @@ def _write(path: Path, page: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise StoreError(
-            f"Could not write {path}: {error.strerror or error}. Free space or check the folder's permissions; "
+            f"Could not write {path}: {error.strerror or error}. Check space and permissions; "
             "the run itself is untouched."
         ) from error
     finally:

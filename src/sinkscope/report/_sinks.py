@@ -46,24 +46,22 @@ def _sample(traces: pd.DataFrame) -> str:
     units = f" of {count(top['unit'].nunique(), 'unit')}" if "unit" in top.columns else ""
     names = dynamics.branches(dynamics.baseline_rows(traces))
     branch = f", {BRANCH_WORDS.get(names[0], names[0])}" if names else ""
-    return (
-        f"Baseline arm{branch}: the strongest key of {count(len(top), 'call and head', 'calls and heads')}{units}. "
-        "Intervals: 95 % t over prompts."
-    )
+    many = count(len(top), "call and head", "calls and heads")
+    return f"Baseline arm{branch}: the strongest key of {many}{units}. Intervals: 95 % t over prompts."
 
 
 def _identity(traces: pd.DataFrame, scores: pd.DataFrame | None) -> tuple[str, list[Point]]:
     table = dynamics.kind_table(traces, scores).sort_values("share", ascending=False)
     first = table.iloc[0]
     share = f"{percent(first['share'])} of the strongest keys"
-    sure = first["low"] >= 0.5
+    sure = first["low"] > 0.5
     answer = (
         f"Mostly {say(first['kind'])}: {share}."
         if sure
         else f"No kind clearly holds the majority; {say(first['kind'])} lead with {share}."
     )
     points = [
-        Point(_first(say(r["kind"])), f"{percent(r['share'])} {_shares(r['low'], r['high'])} of strongest keys, n = {count(r['prompts'], 'prompt')}")
+        _share_point(r)
         for r in table.to_dict("records")
     ]  # fmt: skip
     tokens = dynamics.frequent(traces, 1)
@@ -78,6 +76,11 @@ def _identity(traces: pd.DataFrame, scores: pd.DataFrame | None) -> tuple[str, l
             )
         )
     return answer, points
+
+
+def _share_point(row: Mapping[Any, Any]) -> Point:
+    share = f"{percent(row['share'])} {_shares(row['low'], row['high'])} of strongest keys"
+    return Point(_first(say(row["kind"])), f"{share}, n = {count(row['prompts'], 'prompt')}")
 
 
 def _first(text: str) -> str:
@@ -114,7 +117,8 @@ def _strength(summary: pd.DataFrame, scores: pd.DataFrame | None) -> list[Point]
     points = [Point("", lead)]
     for word, row in (("Strongest", high), ("Weakest", low)):
         span = interval(row["low"], row["high"], signed=False)
-        text = f"{times(row['ratio'])} uniform {span}, n = {count(row['prompts'], 'prompt')}, {row['keys']:.0f} keys"
+        text = f"{times(row['ratio'])} uniform {span}, n = {count(row['prompts'], 'prompt')}"
+        text += f", {row['keys']:.0f} keys"
         text += f"; peak {times(row['peak_ratio'])} at step {row['peak_step']:.0f}"
         points.append(Point(f"{word}: {_place(row)}", text))
     strong = [str(p) for p in table.loc[table["ratio"] >= STRONG, "place"]]

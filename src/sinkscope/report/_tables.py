@@ -1,9 +1,9 @@
-"""Tables of the page: verdicts, layers, tokens, receipts, replacements, skipped scores, provenance."""
+"""Tables of the page: layers, tokens, receipts, replacements, skipped scores, provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,6 @@ import yaml
 from sinkscope.report import _dynamics as dynamics
 from sinkscope.report import _metrics as metrics
 from sinkscope.report._arms import Arm
-from sinkscope.report._fig_effects import order_rows
 from sinkscope.report._format import (
     NOT_AVAILABLE,
     count,
@@ -34,103 +33,6 @@ class Table:
     rows: list[list[str]]
     numeric: frozenset[int] = frozenset()
     caption: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One contrast of one metric as printed; `tasks` are the same contrast within each task."""
-
-    label: str
-    kind: str
-    n: str
-    levels: str
-    effect: str
-    interval: str
-    p_holm: str
-    margin: str
-    p_tost: str
-    verdict: str
-    note: str
-    tasks: list[Verdict] = field(default_factory=list)
-
-
-def verdicts(effects: pd.DataFrame, arms: Mapping[str, Arm]) -> dict[str, list[Verdict]]:
-    """Metric -> contrasts over all tasks, each with its tasks."""
-    found: dict[str, list[Verdict]] = {}
-    for metric in metrics.order([str(m) for m in effects["metric"].drop_duplicates()]):
-        part = effects[effects["metric"] == metric]
-        whole = order_rows(part[part["task"] == "all"], arms)
-        rows = []
-        for row in whole.to_dict("records"):
-            same = (
-                (part["arm"] == row["arm"])
-                & (part["reference"] == row["reference"])
-                & (part["kind"] == row["kind"])
-            )
-            tasks = part[same & (part["task"] != "all")].sort_values("task").to_dict("records")
-            rows.append(
-                _verdict(
-                    row,
-                    f"{row['arm']} \u2212 {row['reference']}",
-                    [_verdict(t, str(t["task"])) for t in tasks],
-                )
-            )
-        found[metric] = rows
-    return found
-
-
-def _verdict(row: Mapping[Any, Any], label: str, tasks: list[Verdict] | None = None) -> Verdict:
-    margin = row.get("margin")
-    means = [number(row.get(c)) for c in ("mean_reference", "mean_arm")]
-    units = "" if is_missing(row.get("n_units")) else f" / {int(row['n_units'])}"
-    note = row.get("note")
-    effect, span = estimate(row["effect"], row["ci_low"], row["ci_high"])
-    return Verdict(
-        label=label, kind=str(row["kind"]),
-        n=NOT_AVAILABLE if is_missing(row.get("n_prompts")) else f"{int(row['n_prompts'])}{units}",
-        levels=NOT_AVAILABLE if NOT_AVAILABLE in means else " \u2192 ".join(means),
-        effect=effect, interval=span,
-        p_holm=p_value(row.get("p_holm")), margin="none declared" if is_missing(margin) else f"\u00b1{number(margin)}",
-        p_tost=p_value(row.get("p_tost")), verdict=str(row["verdict"]) if not is_missing(row["verdict"]) else NOT_AVAILABLE,
-        note="" if is_missing(note) else str(note), tasks=tasks or [],
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Board:
-    """Sink removal minus random removal: one row per metric, one cell per budget."""
-
-    doses: list[str]
-    rows: list[tuple[str, list[tuple[str, str, str] | None]]]
-    n: str
-
-
-def board(rows: Sequence[Mapping[Any, Any]], arms: Mapping[str, Arm]) -> Board | None:
-    """The scoreboard under the headline, from the rows of `specific_rows`; None when nothing was compared."""
-    if not rows:
-        return None
-    ordered = sorted(rows, key=lambda r: arms[r["arm"]].budget or 0)
-    names = list(dict.fromkeys((str(r["arm"]), str(r["reference"])) for r in ordered))
-    several = len({arm for arm, _ in names}) < len(names)
-    cells: dict[str, dict[tuple[str, str], tuple[str, str, str]]] = {}
-    for r in rows:
-        effect, span = estimate(r["effect"], r["ci_low"], r["ci_high"])
-        cells.setdefault(str(r["metric"]), {})[str(r["arm"]), str(r["reference"])] = (
-            effect,
-            span,
-            str(r["verdict"]),
-        )
-    counts = sorted({int(r["n_prompts"]) for r in rows if not is_missing(r.get("n_prompts"))})
-    n = (
-        count(counts[-1], "prompt")
-        if len(counts) == 1
-        else " to ".join(map(str, counts[:: max(1, len(counts) - 1)])) + " prompts"
-    )
-    said = [
-        (metrics.metric_name(m, capital=True), [per.get(name) for name in names]) for m, per in cells.items()
-    ]
-    doses = [arms[arm].dose + (f" against {reference}" if several else "") for arm, reference in names]
-    return Board(doses, said, n if counts else f"number of prompts {NOT_AVAILABLE}")
 
 
 def layers(summary: pd.DataFrame, scores: pd.DataFrame | None) -> Table:
@@ -159,9 +61,17 @@ def tokens(traces: pd.DataFrame, n: int = 15) -> Table:
     """The most frequent strongest keys with their text."""
     found = dynamics.frequent(traces, n)
     rows = [
-        [r["label"], r["kind"], r["encoder"] or "\u2013", percent(r["share"]), f"{r['count']:,}", percent(r["mass"]), r["layers"]]
+        [
+            r["label"],
+            r["kind"],
+            r["encoder"] or "\u2013",
+            percent(r["share"]),
+            f"{r['count']:,}",
+            percent(r["mass"]),
+            r["layers"],
+        ]
         for r in found.to_dict("records")
-    ]  # fmt: skip
+    ]
     columns = [
         "token",
         "segment and role",
@@ -191,7 +101,7 @@ def branch_shares(traces: pd.DataFrame, scores: pd.DataFrame | None) -> Table | 
 
 
 def receipts(frame: pd.DataFrame, arms: Mapping[str, Arm]) -> Table:
-    """Per arm: how often the edit fired, keys edited, the mass they held and the largest mass left on them."""
+    """Per arm: how often the edit fired, keys edited, the mass they held and what was left."""
     rows = []
     for name in [a for a in arms if a in set(frame["arm"])]:
         part = frame[frame["arm"] == name]
@@ -325,6 +235,7 @@ def yaml_text(record: Mapping[str, Any]) -> str:
 def slopes(dose: pd.DataFrame) -> Table:
     """Slopes over the budget for each metric: the edit, its control, and the difference of both."""
     rows = []
+    several = "arms" in dose.columns and dose["arms"].nunique() > 1
     for r in dose[dose["task"] == "all"].to_dict("records"):
         effect, span = estimate(r["slope"], r["ci_low"], r["ci_high"])
         series = {"edit": "sinks", "control": "random", "edit-control": "sinks \u2212 random"}.get(
@@ -332,7 +243,7 @@ def slopes(dose: pd.DataFrame) -> Table:
         )
         cells = [
             metrics.metric_name(str(r["metric"]), capital=True),
-            str(series),
+            f"{series} ({r['arms']})" if several else str(series),
             effect,
             span,
             p_value(r.get("p_holm")),

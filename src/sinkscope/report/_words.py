@@ -1,7 +1,8 @@
 """The findings of a run in sentences, built from its numbers and bounded by its verdicts.
 
-Nothing is called a change unless the verdict of that contrast is "different", nothing is called the same unless it is
-"equivalent"; everything else is said to be inconclusive. Missing arms and tables are named instead of guessed.
+Nothing is called a change unless the verdict of that contrast is "different", nothing is called the same
+unless it is "equivalent"; everything else is said to be inconclusive. Missing arms and tables are named
+instead of guessed.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def pattern(rows: list[Row], arms: Mapping[str, Arm], say: Callable[[Row], str] 
     for row in rows:
         groups.setdefault(say(row), []).append(row)
     if len(groups) == 1 and len(rows) > 1:
-        return f"{next(iter(groups))} at every budget ({_doses(rows, arms, named=named).removeprefix('at ').removeprefix('in ')})"
+        doses = _doses(rows, arms, named=named).removeprefix("at ").removeprefix("in ")
+        return f"{next(iter(groups))} at every budget ({doses})"
     return "; ".join(f"{word} {_doses(part, arms, named=named)}" for word, part in groups.items())
 
 
@@ -148,12 +150,16 @@ def removal(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> Finding:
     outcomes = [m for m in grouped if not metrics.words(m).away] or list(grouped)
     answer = _patterns({m: grouped[m] for m in outcomes}, arms)
     points = [
-        Point(f"{metrics.metric_name(str(r['metric']), capital=True)}, {_what(arms[r['arm']])}", levels(r) + numbers(r), str(r["verdict"]))
+        Point(f"{_name(r)}, {_what(arms[r['arm']])}", levels(r) + numbers(r), str(r["verdict"]))
         for r in rows + values
     ]  # fmt: skip
     return Finding(
         question, answer, points, "Change against the unedited baseline of the same prompts and seeds."
     )
+
+
+def _name(row: Row) -> str:
+    return metrics.metric_name(str(row["metric"]), capital=True)
 
 
 def _what(arm: Arm) -> str:
@@ -175,7 +181,7 @@ def specificity(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> Findin
         )
     answer = "Compared with random removal. " + _patterns(_grouped(rows), arms)
     points = [
-        Point(f"{metrics.metric_name(str(r['metric']), capital=True)}, {arms[r['arm']].dose}", numbers(r), str(r["verdict"]))
+        Point(f"{_name(r)}, {arms[r['arm']].dose}", numbers(r), str(r["verdict"]))
         for r in rows
     ]  # fmt: skip
     texts = list(dict.fromkeys(arms[r["reference"]].text for r in rows))
@@ -225,7 +231,10 @@ def headline(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> str:
     rows = specific_rows(effects, arms)
     if not rows:
         if rows_of(effects, "arm-baseline", arms, frozenset({"sink"})):
-            return "Sinks were removed, but without a random control this run cannot say whether sinks in particular matter."
+            return (
+                "Sinks were removed, but without a random control this run cannot say whether sinks in "
+                "particular matter."
+            )
         return "This run does not compare sink removal with anything yet."
     away = [r for r in rows if metrics.words(str(r["metric"])).away]
     rest = [r for r in rows if not metrics.words(str(r["metric"])).away]
@@ -239,9 +248,11 @@ def _distance_clause(rows: list[Row]) -> str:
     n, further, closer = len(rows), words.count("further"), words.count("closer")
     than = "than removing as many random keys"
     if further and closer:
-        return f"removing sinks changes the image more {than} in {further} and less in {closer} of {n} comparisons"
+        both = f"in {further} and less in {closer} of {n} comparisons"
+        return f"removing sinks changes the image more {than} {both}"
     if further or closer:
-        return f"removing sinks changes the image {'more' if further else 'less'} {than}{_part(further or closer, n)}"
+        word = "more" if further else "less"
+        return f"removing sinks changes the image {word} {than}{_part(further or closer, n)}"
     if words.count("equivalent") == n:
         return "removing sinks changes the image as much as removing as many random keys, within the margins"
     return f"whether removing sinks changes the image more {than} stays open"
@@ -262,7 +273,9 @@ def _outcome_clause(rows: list[Row], metric: str, *, first: bool) -> str:
     if "lower" in words:
         return f"{name} differs{against.replace(' than ', ' and ')}, in both directions"
     if words.count("equivalent") == n:
-        return f"{name} is equivalent{against.replace(' than ', ' and ')} within \u00b1{number(rows[0].get('margin'))}"
+        margin = f"within \u00b1{number(rows[0].get('margin'))}"
+        return f"{name} is equivalent{against.replace(' than ', ' and ')} {margin}"
     if "equivalent" in words:
-        return f"{name} is equivalent in {words.count('equivalent')} of {n} comparisons and otherwise inconclusive"
+        part = f"in {words.count('equivalent')} of {n} comparisons"
+        return f"{name} is equivalent {part} and otherwise inconclusive"
     return f"for {name} the comparison is inconclusive"

@@ -1,13 +1,15 @@
 """The figures of a report, for notebooks and for files.
 
 Each function takes a table as `Run` returns it and gives back a matplotlib `Figure`, so
-`sink_heatmap(run.summary())` shows in a notebook and `.savefig("heat.png")` writes it. `write` makes all figures of a run
-folder. No number is computed here that the tables do not hold, except means and intervals named in `_dynamics`.
+`sink_heatmap(run.summary())` shows in a notebook and `.savefig("heat.png")` writes it. `write` makes all
+figures of a run folder. No number is computed here that the tables do not hold, except means and intervals
+named in `_dynamics`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -24,8 +26,16 @@ from sinkscope.report._fig_dynamics import draw_heatmap, sink_heatmap, sink_line
 from sinkscope.report._fig_effects import dose_response, draw_dose, forest
 
 __all__ = [
-    "dose_response", "forest", "overview", "read_arms", "sink_heatmap", "sink_lines", "sink_shares", "triplets", "write",
-]  # fmt: skip
+    "dose_response",
+    "forest",
+    "overview",
+    "read_arms",
+    "sink_heatmap",
+    "sink_lines",
+    "sink_shares",
+    "triplets",
+    "write",
+]
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -87,7 +97,7 @@ def _overview_parts(
         parts.append((4.0, lambda spot: draw_heatmap(spot, summary)))
     if effects is not None and any(a.role == "sink" for a in arms.values()):
         names = metrics.order([str(m) for m in effects["metric"].drop_duplicates()])
-        # The last one is a distance to the baseline image wherever the study has one: what an edit does to the picture.
+        # Distances to the baseline image come last: they say what an edit does to the picture.
         parts.append((3.5, lambda spot: draw_dose(spot, effects, names[-1], arms)))
     if any(a.role == "sink" for a in arms.values()):
         shown = _triplet_arms(data, budget)
@@ -117,7 +127,7 @@ def _triplet_arms(data: RunData, budget: int | None) -> list[str]:
 
 
 def _typical(data: RunData, names: Sequence[str], n: int) -> list[str]:
-    """Units of different tasks whose images exist in every arm: within a task the one of median distance of the sink arm."""
+    """Units of different tasks with an image in every arm; of each task the one of median distance."""
     there = set.intersection(*({p.stem for p in (data.folder / "units" / a).glob("*.png")} for a in names))
     scores = data.table("scores")
     if scores is None or "task" not in scores.columns:
@@ -213,7 +223,7 @@ def _effect_figures(effects: pd.DataFrame, arms: dict[str, Arm]) -> dict[str, Ca
     made: dict[str, Callable[[], Figure]] = {}
     for metric in map(str, effects["metric"].drop_duplicates()):
         safe = "".join(c if c.isalnum() or c in "_-" else "_" for c in metric)
-        made[f"forest_{safe}"] = lambda metric=metric: forest(effects, metric, arms)  # type: ignore[misc]
+        made[f"forest_{safe}"] = partial(forest, effects, metric, arms)
         if any(a.role == "sink" and a.budget is not None for a in arms.values()):
-            made[f"dose_{safe}"] = lambda metric=metric: dose_response(effects, metric, arms)  # type: ignore[misc]
+            made[f"dose_{safe}"] = partial(dose_response, effects, metric, arms)
     return made
