@@ -336,6 +336,8 @@ def test_wrong_arguments_are_refused(sd3: Any) -> None:
         pass
     with pytest.raises(UsageError, match="receipt"), intervene(sd3, [], receipt="all"):  # type: ignore[arg-type]
         pass
+    with pytest.raises(UsageError, match="same edit twice"), intervene(sd3, [Edit(TOP), Edit(TOP)]):
+        pass
     with pytest.raises(UsageError, match="kind="), intervene(tiny_sdxl(), Edit(TOP)):
         pass
     with pytest.raises(UsageError, match="Got 1 names"), intervene(sd3, Edit(TOP), units=["a"]):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tests.tiny import FAMILIES, run, tiny_flux, tiny_sd3, tiny_sdxl
 
-from sinkscope.attention import reference
+from sinkscope.attention import TopMass, reference
 from sinkscope.errors import NoMatchError, NonFiniteError, UsageError
-from sinkscope.models import Session, observe
+from sinkscope.models import Edit, Session, intervene, observe
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,34 @@ def test_separate_guidance_calls_share_one_row_axis() -> None:
         latent(flux, true_cfg_scale=2.0, negative_prompt="blurry")
     assert sorted(seen.rows(3)["branch"]) == ["cond", "uncond"]
     assert seen.mass(3).shape[:2] == (2, 2) and not seen.mass(3).isnan().any()
+
+
+def test_rows_that_a_step_did_not_run_are_not_zero(sd3: Any) -> None:
+    def stop_guidance(pipe: Any, step: int, timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = 0.0
+        return {name: value.chunk(2)[1] if step == 0 else value for name, value in kept.items()}
+
+    names = ["prompt_embeds", "pooled_prompt_embeds"]
+    with observe(sd3, layers=[1]) as seen:
+        latent(sd3, callback_on_step_end=stop_guidance, callback_on_step_end_tensor_inputs=names)
+    rows, mass = seen.rows(1).set_index("branch")["row"], seen.mass(1)
+    assert mass[1, rows["uncond"]].isnan().all()
+    assert not mass[:, rows["cond"]].isnan().any() and not mass[0].isnan().any()
+    assert set(seen.sinks().query("step == 1")["branch"]) == {"cond"}
+
+
+def test_tables_are_parquet(sd3: Any, tmp_path: Path) -> None:
+    with (
+        observe(sd3, layers=[1]) as seen,
+        intervene(sd3, Edit(TopMass(keys_per_head=1)), receipt="full") as kept,
+    ):
+        latent(sd3)
+    tables = [seen.sinks(), seen.summary(), kept.table(), kept.edited_keys(), kept.replacements()]
+    for number, table in enumerate(tables):
+        table.to_parquet(tmp_path / f"{number}.parquet")
+        again = pd.read_parquet(tmp_path / f"{number}.parquet")
+        assert list(again.columns) == list(table.columns) and len(again) == len(table) > 0
+        assert not again.columns.duplicated().any()
 
 
 def test_scopes(sd3: Any) -> None:

@@ -4,7 +4,7 @@ Rows, heads and queries that no edit reaches get the model's own output, bit for
 their neighbours; so does everything when an edit is at its identity setting. The random draws of an edit
 depend on unit, site, branch and step only, never on the batch. An observation opened outside of `intervene`
 sees a call as the edit issues it: masked keys are masked there, but an edit of some queries or of softmax
-    weights is not visible; the receipt has it.
+weights is not visible; the receipt has it.
 """
 
 from __future__ import annotations
@@ -173,8 +173,7 @@ def intervene(
     Args:
         pipe: A pipeline, or a bare denoiser module (a step is then a forward call).
         edits: One edit or several; those of one call compose by the stage of their actions and all choose
-            their keys on the unedited call. An empty list changes nothing and takes the same path: the
-                baseline.
+            their keys on the unedited call. An empty list changes nothing on the same path: the baseline.
         units: Names of the generated images, in order. Random draws are keyed by them, so the same unit gets
             the same keys alone and in any batch; without names they are keyed by the running number.
         receipt: True measures the mass of the edited keys before and after (one more pass over the attention
@@ -198,12 +197,17 @@ def intervene(
             raise UsageError(
                 f"Got {edit!r}. Expected an Edit, for example Edit(TopMass(keys_per_head=1), Mask())."
             )
+    if len({edit.hash for edit in several}) < len(several):
+        raise UsageError(
+            f"Got the same edit twice: {[edit.hash for edit in several]}. Expected different edits."
+        )
     plans = [Plan(edit, pipe) for edit in several]
     numbers = Units(units)
     kept = Receipt(numbers, full=receipt == "full")
     names = {site.name for plan in plans for site in plan.sites}
     sites = [site for site in list_sites(pipe) if site.name in names] if several else list_sites(pipe)
-    with Session(pipe, [_Editor(plans, kept, numbers, receipt)], sites=sites):
+    # Without an edit there is nothing that an unseen attention module could have missed.
+    with Session(pipe, [_Editor(plans, kept, numbers, receipt)], sites=sites, strict=bool(several)):
         yield kept
     for plan in plans:
         plan.check()
