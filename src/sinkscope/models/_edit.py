@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from sinkscope.attention import Action, Mask, Selector, action_from_dict, selector_from_dict
 from sinkscope.errors import UsageError, unknown
 from sinkscope.models._control import ControlInfo, control_parts
-from sinkscope.models._scope import WHOLE_RUN, Steps, normal_branch, normal_numbers, normal_steps
+from sinkscope.models._scope import WHOLE_RUN, normal_branch, normal_numbers, normal_steps
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class Edit:
     """Which keys are edited, chosen anew in every call."""
     action: Action = field(default_factory=Mask)
     """What happens to the chosen keys."""
-    layers: tuple[int, ...] | None = None
-    """Block numbers counted from 0; None for all."""
+    layers: Sequence[int] | None = None
+    """Block numbers counted from 0; None for all. Kept as a sorted tuple."""
     sites: str | None = None
     """A glob over module paths, for example `"*.attn2"`."""
     kind: str | None = None
     """`"joint"`, `"self"`, `"cross"`, `"temporal"` or `"all"`, where a block has several sites."""
-    steps: Steps = WHOLE_RUN
+    steps: Sequence[float] = WHOLE_RUN
     """A window of the run in fractions of it, or a list of step numbers."""
     branch: str = "both"
     """`"cond"` or `"uncond"` to edit one side of the guidance only."""
-    heads: tuple[int, ...] | None = None
-    """Head numbers counted from 0; None for all."""
+    heads: Sequence[int] | None = None
+    """Head numbers counted from 0; None for all. Kept as a sorted tuple."""
     queries: str = "all"
     """Whose attention is changed: `"all"` or the name of a segment such as `"image"` or `"text"`."""
     control_info: ControlInfo | None = None

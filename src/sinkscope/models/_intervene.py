@@ -94,7 +94,7 @@ class _Editor:
         pair: tuple[Tensor, Tensor] | None,
     ) -> Applied:
         place = torch.tensor(plan.scope_rows(call), device=edit.chosen.device)
-        heads = tuple(range(call.q.shape[1])) if plan.edit.heads is None else plan.edit.heads
+        heads = tuple(range(call.q.shape[1])) if plan.edit.heads is None else tuple(plan.edit.heads)
         pick = torch.tensor(heads, device=place.device)
         chosen, *masses = (part[place][:, pick].cpu() for part in (edit.chosen, *(pair or ())))
         places = chosen.nonzero(as_tuple=True)
