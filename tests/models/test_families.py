@@ -31,7 +31,18 @@ def latents(pipe: Any, **changes: Any) -> torch.Tensor:
     return tiny.run(pipe, output_type="latent", **changes)
 
 
+_recorded: dict[str, list[AttentionCall]] = {}
+
+
 def record(pipe: Any, **changes: Any) -> list[AttentionCall]:
+    """Calls of a run; the same run is not made twice."""
+    key = f"{id(pipe)} {changes}"
+    if key not in _recorded:
+        _recorded[key] = _record(pipe, **changes)
+    return _recorded[key]
+
+
+def _record(pipe: Any, **changes: Any) -> list[AttentionCall]:
     calls: list[AttentionCall] = []
 
     def handler(call: AttentionCall, run: Any) -> torch.Tensor:

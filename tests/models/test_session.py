@@ -323,6 +323,7 @@ def test_backward_after_the_session_is_refused() -> None:
 # --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compiled_models_run_eagerly_inside_and_compiled_again_after() -> None:
     model = tiny.tiny_sd3().transformer
     compiled = torch.compile(model, backend="eager")
@@ -336,6 +337,20 @@ def test_compiled_models_run_eagerly_inside_and_compiled_again_after() -> None:
             with Session(model, mask_first):
                 assert torch.equal(forward(model), masked)
         assert torch.allclose(forward(compiled), expected)
+
+
+def test_a_compiled_attention_module_is_one_visit() -> None:
+    model = tiny.tiny_sd3().transformer
+    model.transformer_blocks[1].attn = torch.compile(model.transformer_blocks[1].attn, backend="eager")
+    keys = []
+
+    def handler(call: AttentionCall, run: Any) -> Tensor:
+        keys.append((call.site.key, call.site.layer))
+        return run(call)
+
+    with torch.no_grad(), Session(model, handler):
+        forward(model)
+    assert keys == [(f"transformer_blocks.{layer}.attn#0.0", layer) for layer in range(3)]
 
 
 def test_a_session_inside_a_compiled_region_is_refused(monkeypatch: pytest.MonkeyPatch, sd3: Any) -> None:

@@ -256,3 +256,21 @@ def test_sdxl_without_a_negative_prompt_has_no_negative_tokens() -> None:
     uncond, cond = cross[0].tokens()
     assert {(t.text, t.role, t.encoder) for t in uncond} == {(None, None, None)}
     assert "content" in {t.role for t in cond}
+
+
+def test_image_to_image_counts_the_steps_that_run() -> None:
+    from diffusers import StableDiffusion3Img2ImgPipeline
+
+    pipe = StableDiffusion3Img2ImgPipeline.from_pipe(tiny.tiny_sd3())
+    pipe.set_progress_bar_config(disable=True)
+    calls: list[AttentionCall] = []
+
+    def handler(call: AttentionCall, run: Any) -> torch.Tensor:
+        calls.append(call)
+        return run(call)
+
+    arguments = tiny.call_arguments(pipe, num_inference_steps=4, strength=0.5, output_type="latent")
+    with Session(pipe, handler):
+        pipe(**arguments, image=torch.rand(1, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    assert [(call.step, call.step_count) for call in calls] == [(0, 2)] * 3 + [(1, 2)] * 3
+    assert [call.sigma for call in calls[::3]] == [float(sigma) for sigma in pipe.scheduler.sigmas[2:4]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -89,3 +91,21 @@ def attention_modules(root: nn.Module) -> dict[str, nn.Module]:
 def is_script(module: nn.Module) -> bool:
     """Whether a module is TorchScript, traced or scripted."""
     return isinstance(module, torch.jit.ScriptModule)
+
+
+def forward_inputs(root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a forward pass by parameter name.
+
+    The class's own signature is read: offloading and other wrappers replace `forward` on the instance.
+
+    Raises:
+        TypeError: the arguments do not fit; the forward pass itself reports that better.
+    """
+    signature = inspect.signature(type(root).forward)
+    inputs = dict(signature.bind(root, *args, **kwargs).arguments)
+    for position, parameter in enumerate(signature.parameters.values()):
+        if position == 0 or parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            inputs.pop(parameter.name, None)
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            inputs.update(inputs.pop(parameter.name, {}))
+    return inputs

@@ -54,7 +54,8 @@ class Layout:
 
     def describe(self, call: AttentionCall, evaluation: Evaluation) -> AttentionCall:
         """Add the segments of keys and queries."""
-        shape = (call.site.key, call.q.shape[0], call.q.shape[2], call.k.shape[2], call.k.device)
+        site = (call.site.kind, call.site.index) if self.families[evaluation.part] else call.site.key
+        shape = (site, call.q.shape[0], call.q.shape[2], call.k.shape[2], call.k.device)
         if shape not in evaluation.cache:
             keys, queries = self._spans(call, evaluation)
             masks = _masks(keys, call.k.shape[2], call.k.device)
@@ -78,6 +79,9 @@ class Layout:
             return _runs(labels.keys), _runs(labels.queries)
         text = _text_length(evaluation)
         if call.site.kind == "joint":
+            # Adapters make further calls in the same module, with keys of their own.
+            if call.site.index:
+                return [], _concatenated(family, queries, text)
             return _concatenated(family, keys, text), _concatenated(family, queries, text)
         image = [Span("image", 0, queries)]
         if call.site.kind == "cross":
@@ -133,11 +137,13 @@ class Layout:
             for span in spans
             if span.name == "image"
         }
-        kept: dict[Any, tuple[Token, ...]] = {}
+        kept = evaluation.cache if evaluation.prompts is None else evaluation.prompts.cache
+        where = (evaluation.part, evaluation.generation, call.k.shape[2], tuple(spans))
         for info in call.rows:
-            if (info.branch, info.unit) not in kept:
-                kept[info.branch, info.unit] = self._row(call, evaluation, info, spans, grids)
-        return tuple(kept[info.branch, info.unit] for info in call.rows)
+            if (*where, info.branch, info.unit) not in kept:
+                row = self._row(call, evaluation, info, spans, grids)
+                kept[(*where, info.branch, info.unit)] = row
+        return tuple(kept[(*where, info.branch, info.unit)] for info in call.rows)
 
     def _row(
         self, call: AttentionCall, evaluation: Evaluation, info: Any, spans: list[Span], grids: Any

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -26,34 +27,36 @@ _stance: Any = None
 
 
 class _Wrapper:
-    """The list of subscribers behind one wrapped attribute."""
+    """What stands in place of a wrapped attribute: calls the original through all subscribers."""
 
     def __init__(self, obj: Any, name: str) -> None:
         self.obj, self.name = obj, name
         self.own = name in vars(obj)
         self.original = getattr(obj, name)
         self.subscribers: list[Subscriber] = []
-
-        @functools.wraps(self.original)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            inner = self.original
-            for subscriber in tuple(self.subscribers):
-                inner = _around(subscriber, inner)
-            return inner(*args, **kwargs)
-
+        functools.update_wrapper(self, self.original)
         # Pipelines inspect the signatures of scheduler methods to decide which arguments to pass.
-        try:
-            call.__signature__ = inspect.signature(self.original)  # type: ignore[attr-defined]
-        except (TypeError, ValueError):
-            pass
-        self.call = call
-        call.sinkscope_wrapper = self  # type: ignore[attr-defined]
-        _set(obj, name, call)
+        self.__signature__ = inspect.signature(self.original)
+        self.sinkscope_wrapper = self
+        _set(obj, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        inner = self.original
+        for subscriber in tuple(self.subscribers):
+            inner = _around(subscriber, inner)
+        return inner(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copied scheduler must step itself, not the one it was copied from, and is not counted."""
+        copied = memo.get(id(self.obj))
+        function = getattr(self.original, "__func__", None)
+        return self.original if copied is None or function is None else types.MethodType(function, copied)
 
     def remove(self, subscriber: Subscriber) -> None:
+        """Take one subscriber off, and the wrapper with the last one."""
         with _lock:
             self.subscribers.remove(subscriber)
-            if self.subscribers or vars(self.obj).get(self.name) is not self.call:
+            if self.subscribers or vars(self.obj).get(self.name) is not self:
                 return
             if self.own:
                 _set(self.obj, self.name, self.original)
@@ -76,7 +79,6 @@ def wrap(obj: Any, name: str, subscriber: Subscriber) -> Callable[[], None]:
     with _lock:
         current = vars(obj).get(name)
         wrapper = getattr(current, "sinkscope_wrapper", None)
-        # A deep copy of a wrapped object carries the wrapper of the object it was copied from.
         if wrapper is None or wrapper.obj is not obj:
             wrapper = _Wrapper(obj, name)
         wrapper.subscribers.append(subscriber)

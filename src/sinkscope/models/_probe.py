@@ -11,7 +11,6 @@ number generators as they were and open sessions do not see it.
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ._denoiser import clean, looks_like_attention
+from ._denoiser import clean, forward_inputs, looks_like_attention, unwrap
 from ._frames import Frames
 from ._issue import SDPA, call_arguments
 from ._multihead import run_multihead
@@ -79,10 +78,7 @@ def probe_layout(
     Returns:
         Call key (`name#visit.index`) to labels: "image", "text", another input's name, "register" or None.
     """
-    bound = dict(inspect.signature(type(root).forward).bind(root, *args, **dict(kwargs or {})).arguments)
-    bound.pop("self", None)
-    extra = bound.pop("kwargs", {})
-    inputs = {**bound, **extra}
+    inputs = forward_inputs(root, args, kwargs or {})
     devices = {value.device for value in inputs.values() if isinstance(value, Tensor) and value.is_cuda}
     with quiet(), torch.no_grad(), torch.random.fork_rng([device.index for device in devices]):
         base = _run(root, inputs)
@@ -112,7 +108,7 @@ def _run(root: nn.Module, inputs: Mapping[str, Any]) -> dict[str, tuple[Tensor, 
     frames = Frames()
     with ExitStack() as stack:
         for name, module in root.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
+            if isinstance(module, torch.jit.ScriptModule) or unwrap(module) is not module:
                 continue
             enter = partial(_enter, frames, clean(name), looks_like_attention(module))
             stack.callback(module.register_forward_pre_hook(enter).remove)

@@ -39,6 +39,8 @@ class Prompts:
     negative: Any = None
     sealed: bool = False
     """Set by the first denoiser call; what is encoded later belongs to the next generation."""
+    cache: dict[Any, Any] = field(default_factory=dict)
+    """Token identities already worked out."""
 
     @property
     def rows(self) -> int:

@@ -31,7 +31,7 @@ from ..errors import SinkscopeError
 from ._call import AttentionCall, Handler, Run, Site, Token
 from ._checkpoint import rerun_in
 from ._coverage import SOFTMAX, preflight, uncovered
-from ._denoiser import clean, denoisers, looks_like_attention
+from ._denoiser import clean, denoisers, looks_like_attention, unwrap
 from ._frames import Frame, Frames
 from ._issue import SDPA, call_arguments, issue
 from ._layout import Layout
@@ -146,7 +146,8 @@ class Session:
 
     def _hook(self, stack: ExitStack, root: nn.Module, start: str, part: str) -> None:
         for name, module in root.named_modules():
-            if module is root or isinstance(module, torch.jit.ScriptModule):
+            # A compiled part has the name of the module it wraps; hooks on both would count its visits twice.
+            if module is root or isinstance(module, torch.jit.ScriptModule) or unwrap(module) is not module:
                 continue
             if looks_like_attention(module) or next(module.children(), None) is not None:
                 full = start + clean(name)
@@ -177,7 +178,8 @@ class Session:
         frames.start()
         start = prefix(part, self.roots)
         frames.evaluation = self.tracker.begin(part, root, args, kwargs, self.book.seal())
-        self.layout.prepare(frames.evaluation, args, kwargs, start)
+        if self.handlers:
+            self.layout.prepare(frames.evaluation, args, kwargs, start)
         frames.push(start.removesuffix("."), looks_like_attention(root), root)
 
     def _leave_root(self, part: str, root: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -223,10 +225,10 @@ class Session:
         frame, index = frames.attribute()
         if not self.handlers or not self._covers(frame.name):
             return func(*args, **kwargs)  # type: ignore[no-any-return]
-        site = self._site(frame, index)
         if not frames.recompute:
             self.calls += 1
-        call = self._describe(site, frames, call_arguments(args, kwargs))
+        arguments = call_arguments(args, kwargs)
+        call = self._describe(self._site(frame, index, arguments["q"]), frames, arguments)
         return issue(func, call, functools.partial(self._chain, 0))
 
     def _chain(self, position: int, call: AttentionCall, run: Run) -> Tensor:
@@ -234,11 +236,12 @@ class Session:
             return run(call)
         return self.handlers[position](call, lambda changed: self._chain(position + 1, changed, run))
 
-    def _site(self, frame: Frame, index: int) -> Site:
+    def _site(self, frame: Frame, index: int, q: Tensor) -> Site:
         key = (frame.name, frame.visit, index)
         if key not in self._known:
             site = self.sites.get(frame.name) or Site(frame.name, None, "self", 0, ())
-            self._known[key] = replace(site, visit=frame.visit, index=index)
+            heads = site.heads or (q.shape[1] if q.dim() == 4 else 1)
+            self._known[key] = replace(site, visit=frame.visit, index=index, heads=heads)
         return self._known[key]
 
     def _describe(self, site: Site, frames: Frames, arguments: dict[str, Any]) -> AttentionCall:

@@ -8,7 +8,6 @@ denoiser's input equal which output of `encode_prompt`, and from the order the f
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ._call import AttentionCall, Branch, RowInfo
+from ._denoiser import forward_inputs
 from ._families import family_of
 from ._patch import wrap
 from ._prompts import Prompts
@@ -70,7 +70,6 @@ class Tracker:
         self.step = self.generation = self.evaluation = 0
         self.announced: str | None = None
         self.scheduler: Any = None
-        self.parameters = {part: inspect.signature(type(root).forward) for part, root in roots.items()}
         self._thread = 0
         self._release: list[Callable[[], None]] = []
 
@@ -140,7 +139,10 @@ class Tracker:
         """Describe the forward pass that starts now."""
         if not self.bare:
             self._follow_scheduler()
-        inputs = self._bind(part, root, args, kwargs)
+        try:
+            inputs = forward_inputs(root, args, kwargs)
+        except TypeError:  # the forward pass itself reports wrong arguments better
+            inputs = dict(kwargs)
         by_forward = self.bare or self.scheduler is None
         evaluation = Evaluation(
             part=part,
@@ -160,14 +162,6 @@ class Tracker:
     def end(self) -> None:
         """The forward pass is over."""
         self.announced = None
-
-    def _bind(
-        self, part: str, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        try:
-            return dict(self.parameters[part].bind(root, *args, **kwargs).arguments)
-        except TypeError:  # the forward pass itself reports wrong arguments better
-            return dict(kwargs)
 
     def _begin_index(self) -> int:
         return getattr(self.scheduler, "begin_index", None) or 0
