@@ -214,3 +214,9 @@ def test_numbers_in_words() -> None:
     assert estimate(0.0, 0.0, 0.0) == ("0", "[0, 0]")
     assert estimate(0.1, np.nan, np.nan) == ("+0.100", "interval not available")
     assert count(1, "key") == "1 key" and count(1024, "key") == "1,024 keys"
+
+
+def test_remarks_on_all_contrasts_stand_beside_the_claim(fake: ModuleType) -> None:
+    arms = read_arms({"arms": fake.arms((1, 5))})
+    rows = [contrast("rmse", b, 0.2, "different") | {"note": f"4 prompts only; row {b}"} for b in (1, 5)]
+    assert words.specificity(table(*rows), arms).note.endswith("Remark: 4 prompts only.")

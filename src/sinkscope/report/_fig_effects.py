@@ -129,18 +129,7 @@ def draw_dose(
     axes = figure.subplots()
     _margin_band(axes, rows, horizontal=False)
     axes.axhline(0, color=SOFT, linewidth=1)
-    for i, (role, label, part) in enumerate(series):
-        shift, color = 1 + 0.02 * (i - (len(series) - 1) / 2), ROLE_COLORS[role]
-        line = LINES[sum(one.role == role for one in series[:i]) % len(LINES)]
-        look: dict[str, Any] = {
-            "linestyle": line,
-            "marker": "o" if role == "sink" else "s",
-            "linewidth": 1.8 if len(part) > 1 else 0,
-            "markersize": 5,
-        }
-        x = part["dose"] * shift
-        axes.plot(x, part["effect"], color=color, label=label, **look)
-        axes.vlines(x, part["ci_low"], part["ci_high"], color=color, linewidth=1.8)
+    _draw_series(axes, series)
     axes.set_xscale("log")
     axes.set_xticks(doses, [str(d) for d in doses])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -158,6 +147,21 @@ def draw_dose(
     axes.set_title(metric_name(metric, capital=True))
     if isinstance(figure, Drawing):
         figure.caption = f"Dose-response of {metric_name(metric)}: budgets {', '.join(map(str, doses))}."
+
+
+def _draw_series(axes: Axes, series: list[Series]) -> None:
+    for i, (role, label, part) in enumerate(series):
+        shift, color = 1 + 0.02 * (i - (len(series) - 1) / 2), ROLE_COLORS[role]
+        line = LINES[sum(one.role == role for one in series[:i]) % len(LINES)]
+        look: dict[str, Any] = {
+            "linestyle": line,
+            "marker": "o" if role == "sink" else "s",
+            "linewidth": 1.8 if len(part) > 1 else 0,
+            "markersize": 5,
+        }
+        x = part["dose"] * shift
+        axes.plot(x, part["effect"], color=color, label=label, **look)
+        axes.vlines(x, part["ci_low"], part["ci_high"], color=color, linewidth=1.8)
 
 
 LABELS: dict[Role, str] = {

@@ -76,51 +76,56 @@ def render(data: RunData) -> str:
 def context(data: RunData) -> dict[str, Any]:
     """All the values of the template."""
     effects, scores = data.table("effects"), data.table("scores")
-    traces, summary = _described(data, "traces"), _described(data, "summary")
     arms = read_arms(data.study, _arm_names(data))
     gallery = build_gallery(data.folder, scores, arms)
-    gaps = [*data.gaps, *_more_gaps(data, arms, gallery)]
-    triplets = [(s, c) for s, c in pairs(arms, effects)]
-    names = (
-        branches(baseline_rows(summary if summary is not None else traces))
-        if summary is not None or traces is not None
-        else []
-    )
     return {
         "title": str(data.study.get("name", data.folder.name)),
         "headline": words.headline(effects, arms),
         "findings": [
-            sinks(traces, summary, scores),
+            sinks(_described(data, "traces"), _described(data, "summary"), scores),
             words.removal(effects, arms),
             words.specificity(effects, arms),
             words.drift(effects, arms),
         ],
         "board": verdicts.board(words.specific_rows(effects, arms), arms),
         "facts": _facts(data, arms),
-        "gaps": gaps,
+        "gaps": [*data.gaps, *_more_gaps(data, arms, gallery)],
         "arms": arms,
         "metric_words": metrics.words,
         "shared_notes": verdicts.shared_notes,
         "own_note": verdicts.own_note,
         "verdicts": {} if effects is None else verdicts.verdicts(effects, arms),
-        "queries": query_group(summary if summary is not None else traces) if names else "",
+        "forests": _forests(data, arms),
+        "doses": _doses(data, arms),
+        "gallery": gallery,
+        "triplets": pairs(arms, effects),
+        "sorts": _sorts(gallery),
+        **_dynamics_context(data),
+        **_tables_context(data, arms),
+    }
+
+
+def _dynamics_context(data: RunData) -> dict[str, Any]:
+    traces, summary, scores = _described(data, "traces"), _described(data, "summary"), data.table("scores")
+    seen = summary if summary is not None else traces
+    names = [] if seen is None else branches(baseline_rows(seen))
+    return {
+        "queries": "" if seen is None else query_group(seen),
         "branch": BRANCH_WORDS.get(names[0], names[0]) if names else "",
         "dynamics": _dynamics_pictures(traces, summary),
         "layers": None if summary is None else tables.layers(summary, scores),
         "tokens": None if traces is None else tables.tokens(traces),
         "branch_shares": None if traces is None else tables.branch_shares(traces, scores),
-        "forests": _forests(data, arms),
-        "doses": _doses(data, arms),
-        "slopes": None if data.table("dose") is None else tables.slopes(data.tables["dose"]),
-        "gallery": gallery,
-        "triplets": triplets,
-        "sorts": _sorts(gallery),
-        "receipts": None
-        if data.table("receipts") is None
-        else tables.receipts(data.tables["receipts"], arms),
-        "replacements": None
-        if data.table("replacements") is None
-        else tables.replacements(data.tables["replacements"]),
+    }
+
+
+def _tables_context(data: RunData, arms: dict[str, Arm]) -> dict[str, Any]:
+    scores, receipts = data.table("scores"), data.table("receipts")
+    replacements, dose = data.table("replacements"), data.table("dose")
+    return {
+        "receipts": None if receipts is None else tables.receipts(receipts, arms),
+        "replacements": None if replacements is None else tables.replacements(replacements),
+        "slopes": None if dose is None else tables.slopes(dose),
         "skipped": tables.skipped(scores, data.study),
         "provenance": tables.provenance(data.record, data.study, scores),
         "yaml": tables.yaml_text(data.record) if data.record else "",

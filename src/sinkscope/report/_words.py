@@ -127,6 +127,13 @@ def numbers(row: Row) -> str:
     return f"{effect}, {level}{span}, n = {count(row.get('n_prompts'), 'prompt')}"
 
 
+def remarks(rows: list[Row]) -> str:
+    """What the statistics remark on every one of these contrasts, as a sentence."""
+    sets = [str(r["note"]).split("; ") for r in rows if not is_missing(r.get("note")) and r["note"]]
+    shared = [n for n in sets[0] if all(n in s for s in sets)] if sets and len(sets) == len(rows) else []
+    return f" Remark: {'; '.join(shared)}." if shared else ""
+
+
 def levels(row: Row) -> str:
     """`0.91 -> 0.88`, where both means are known."""
     if is_missing(row.get("mean_arm")) or is_missing(row.get("mean_reference")):
@@ -153,9 +160,8 @@ def removal(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> Finding:
         Point(f"{_name(r)}, {_what(arms[r['arm']])}", levels(r) + numbers(r), str(r["verdict"]))
         for r in rows + values
     ]  # fmt: skip
-    return Finding(
-        question, answer, points, "Change against the unedited baseline of the same prompts and seeds."
-    )
+    note = "Change against the unedited baseline of the same prompts and seeds." + remarks(rows)
+    return Finding(question, answer, points, note)
 
 
 def _name(row: Row) -> str:
@@ -188,7 +194,7 @@ def specificity(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> Findin
     note = "Sink removal minus its control, paired by prompt. Control: " + "; ".join(texts[:3]) + "."
     if any(metrics.words(str(r["metric"])).away for r in rows):
         note += ' "Further" and "closer" are distances to the baseline image.'
-    return Finding(question, answer, points, note)
+    return Finding(question, answer, points, note + remarks(rows))
 
 
 def drift(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> Finding:
