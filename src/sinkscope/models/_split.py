@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sinkscope.models._call import AttentionCall
 
@@ -43,20 +42,23 @@ def is_partial() -> bool:
     return mark is not None and mark.partial
 
 
+# What a session works out from the place of a call among those of its module, which counts issues.
+_IDENTITY = ("site", "rows", "key_segments", "query_segments", "token_source")
+
+
 class Origins:
-    """Gives calls that an inner block issued again the site of the first one."""
+    """Gives calls that an inner block issued again the identity of the first one."""
 
     def __init__(self) -> None:
         self._last: object = None
-        self._index = 0
+        self._identity: dict[str, Any] = {}
 
     def settle(self, call: AttentionCall) -> AttentionCall:
-        """The call under the site of the model call it belongs to."""
+        """The call under the identity of the model call it belongs to."""
         mark = _ISSUING.get()
         if mark is None:
             return call
-        if mark.origin is not self._last:
-            self._last, self._index = mark.origin, call.site.index
-        if call.site.index == self._index:
-            return call
-        return call.replace(site=replace(call.site, index=self._index))
+        if mark.origin is self._last:
+            return call.replace(**self._identity)
+        self._last, self._identity = mark.origin, {name: getattr(call, name) for name in _IDENTITY}
+        return call
