@@ -10,7 +10,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+
+from sinkscope.report import build
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
@@ -62,9 +65,9 @@ addEventListener("load", () => {
 </script></body>"""  # noqa: E501
 
 
-def visit(folder: Path, width: int, profile: Path) -> tuple[dict[str, Any], str]:
+def visit(folder: Path, width: int, profile: Path, source: str = PROBE) -> tuple[dict[str, Any], str]:
     probe = folder / f"probe-{width}.html"
-    probe.write_text(PROBE.replace("WIDTH", str(width)), encoding="utf-8")
+    probe.write_text(source.replace("WIDTH", str(width)), encoding="utf-8")
     assert CHROMIUM is not None
     command = [
         CHROMIUM,
@@ -93,3 +96,22 @@ def test_page_in_chromium(whole_run: Path, tmp_path: Path, width: int) -> None:
     assert found["arms"] == ["baseline", "sink_10", "random_10"] and found["tag"] == "sink_10"
     assert found["cut"] == "20%" and found["prompt"]
     assert found["folded"] and found["unfolded"] and found["unnamed"] == 0
+
+
+def test_long_names_do_not_widen_the_page(run_folder: Path, tmp_path: Path) -> None:
+    for name in ("traces", "summary"):
+        frame = pd.read_parquet(run_folder / f"{name}.parquet")
+        frame["site"] = "up_blocks.1.attentions.0.transformer_blocks." + frame["layer"].astype(str) + ".attn1"
+        frame["layer"] = None
+        frame.to_parquet(run_folder / f"{name}.parquet")
+    scores = pd.read_parquet(run_folder / "scores.parquet")
+    scores["prompt"] = "w" * 300
+    scores.to_parquet(run_folder / "scores.parquet")
+    build(run_folder)
+    probe = """<body style="margin:0"><iframe src="report.html" style="width:390px;border:0"></iframe>
+    <script>addEventListener("load", () => {
+      const page = document.querySelector("iframe").contentWindow.document.documentElement;
+      document.body.dataset.found = JSON.stringify({over: page.scrollWidth - page.clientWidth});
+    });</script>"""
+    found, log = visit(run_folder, 390, tmp_path / "profile", probe)
+    assert found["over"] == 0 and "CONSOLE" not in log
