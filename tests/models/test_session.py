@@ -271,7 +271,6 @@ def test_a_bare_module_counts_forward_calls(sd3: Any) -> None:
 
 
 # ---- gradient checkpointing
-# -----------------------------------------------------------------------------------
 
 
 def gradient(model: nn.Module) -> Tensor:
@@ -320,7 +319,6 @@ def test_backward_after_the_session_is_refused() -> None:
 
 
 # ---- torch.compile
-# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -360,7 +358,6 @@ def test_a_session_inside_a_compiled_region_is_refused(monkeypatch: pytest.Monke
 
 
 # ---- offloading
-# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["sd3", "sdxl"])
@@ -391,7 +388,6 @@ def test_layerwise_casting_and_fused_projections() -> None:
 
 
 # ---- other modules
-# --------------------------------------------------------------------------------------------
 
 
 class Pooled(nn.Module):

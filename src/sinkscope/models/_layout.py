@@ -67,7 +67,6 @@ class Layout:
         )
 
     # ---- spans
-    # ------------------------------------------------------------------------------------------------
 
     def _spans(self, call: AttentionCall, evaluation: Evaluation) -> tuple[list[Span], list[Span]]:
         queries, keys = call.q.shape[2], call.k.shape[2]
@@ -127,7 +126,6 @@ class Layout:
         return masks
 
     # ---- identities
-    # -------------------------------------------------------------------------------------------
 
     def tokens(self, call: AttentionCall, evaluation: Evaluation) -> tuple[tuple[Token, ...], ...]:
         """One `Token` per key, for each row."""

@@ -42,6 +42,8 @@ from ._quiet import is_quiet
 from ._sites import list_sites, prefix, resolve_sites
 from ._tracker import Evaluation, Tracker
 
+_WATCHED = SDPA | SOFTMAX | {F.multi_head_attention_forward}
+
 
 class _Mode(TorchFunctionMode):
     # No property may stand on this class: guards of compiled code look it up and die on one.
@@ -50,7 +52,10 @@ class _Mode(TorchFunctionMode):
         self.intercept = intercept
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.intercept(func, args, kwargs or {})
+        # Every torch operation of the block comes by here; almost all of them must leave at once.
+        if func in _WATCHED:
+            return self.intercept(func, args, kwargs or {})
+        return func(*args, **kwargs) if kwargs else func(*args)
 
 
 class Session:
@@ -108,7 +113,6 @@ class Session:
         return frozenset(site.name for site in sites)
 
     # ---- opening and closing
-    # ----------------------------------------------------------------------------------
 
     def __enter__(self) -> Session:
         if not self.closed:
@@ -168,7 +172,6 @@ class Session:
         stack.callback(root.register_forward_hook(functools.partial(self._leave_root, part)).remove)
 
     # ---- attribution
-    # ------------------------------------------------------------------------------------------
 
     def _enter_root(self, part: str, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         frames = self.local_frames()
@@ -207,7 +210,6 @@ class Session:
         return self.selected is None or name in self.selected
 
     # ---- calls
-    # ------------------------------------------------------------------------------------------------
 
     def _intercept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         frames = self.local_frames()
@@ -217,8 +219,7 @@ class Session:
             return self._attention(frames, func, args, kwargs)
         if func is F.multi_head_attention_forward:
             return run_multihead(lambda: self.mode, args, kwargs)
-        if func in SOFTMAX:
-            frames.stack[-1].softmax = True
+        frames.stack[-1].softmax = True
         return func(*args, **kwargs)
 
     def _attention(self, frames: Frames, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -265,7 +266,6 @@ class Session:
         return call.tokens()
 
     # ---- gradient checkpointing
-    # -------------------------------------------------------------------------------
 
     def local_frames(self) -> Frames | None:
         """What this session knows about the running thread, None where it does not listen."""

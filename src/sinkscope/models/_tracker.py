@@ -178,7 +178,6 @@ class Tracker:
         return float(sigmas[index])
 
     # ---- sides of guidance
-    # ------------------------------------------------------------------------------------
 
     def _rows(self, root: nn.Module, inputs: dict[str, Any], prompts: Prompts | None) -> tuple[RowInfo, ...]:
         count = _batch(inputs)
