@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tests import tiny
 
-from sinkscope.errors import MissingWeightsError, UsageError
+from sinkscope.errors import MissingDependencyError, MissingWeightsError, UsageError
 from sinkscope.models import load, sites
 
 
@@ -92,6 +92,17 @@ def test_hub_ids_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None
         MissingWeightsError, match=r"no connection\. Check the name.*hf download nobody/nothing"
     ):
         load("nobody/nothing")
+
+
+def test_missing_packages_are_not_missing_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    def lacking(*args: Any, **kwargs: Any) -> None:
+        raise ImportError("T5Tokenizer requires sentencepiece\ndetails")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lacking)
+    with pytest.raises(MissingDependencyError, match=r"not installed. T5Tokenizer requires sentencepiece\.$"):
+        load(folder)
 
 
 def test_folders_that_are_no_pipelines(tmp_path: Path) -> None:

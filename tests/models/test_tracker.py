@@ -274,3 +274,73 @@ def test_image_to_image_counts_the_steps_that_run() -> None:
         pipe(**arguments, image=torch.rand(1, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     assert [(call.step, call.step_count) for call in calls] == [(0, 2)] * 3 + [(1, 2)] * 3
     assert [call.sigma for call in calls[::3]] == [float(sigma) for sigma in pipe.scheduler.sigmas[2:4]]
+
+
+class Guided:
+    """A pipeline reduced to what the tracker reads: a denoiser, `encode_prompt` and the guidance flag."""
+
+    scheduler = None
+
+    def __init__(self, embeddings: Any, guided: bool = True) -> None:
+        self.transformer = tiny.tiny_sd3().transformer
+        self.components = {"transformer": self.transformer}
+        self.embeddings, self.do_classifier_free_guidance = embeddings, guided
+
+    def encode_prompt(self) -> Any:
+        return self.embeddings
+
+    def __call__(self, latents: torch.Tensor, text: torch.Tensor) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+
+        def handler(call: AttentionCall, run: Any) -> torch.Tensor:
+            found[:] = [(row.branch, row.unit) for row in call.rows]
+            return run(call)
+
+        with torch.no_grad(), Session(self, handler):
+            self.encode_prompt()
+            rows = len(latents)
+            self.transformer(latents, text, torch.zeros(rows, 32), torch.ones(rows))
+        return found
+
+
+def test_embeddings_that_come_concatenated() -> None:
+    latents, text = torch.randn(1, 4, 8, 8).repeat(2, 1, 1, 1), torch.randn(2, 5, 32)
+    assert Guided(text)(latents, text) == [("uncond", 0), ("cond", 0)]
+    assert Guided(text, guided=False)(latents, text) == [("none", 0), ("none", 1)]
+
+
+def test_more_than_two_sides_are_not_called_cond() -> None:
+    cond, uncond = torch.randn(1, 5, 32), torch.randn(1, 5, 32)
+    text, latents = torch.cat([uncond, cond, cond]), torch.randn(1, 4, 8, 8).repeat(3, 1, 1, 1)
+    assert Guided((cond, uncond))(latents, text) == [("none", 0)] * 3
+
+
+def test_pipelines_that_encode_nothing() -> None:
+    """Class-conditional models: equal halves of the latents tell that guidance runs in one batch."""
+    latents, text = torch.randn(2, 4, 8, 8), torch.randn(4, 5, 32)
+    assert Guided(None)(latents.repeat(2, 1, 1, 1), text) == [
+        ("uncond", 0),
+        ("uncond", 1),
+        ("cond", 0),
+        ("cond", 1),
+    ]
+    assert Guided(None)(torch.randn(2, 4, 8, 8), text[:2]) == [("none", 0), ("none", 1)]
+
+
+def test_two_experts_have_their_own_sites() -> None:
+    pipe = Guided(None)
+    pipe.components["transformer_2"] = tiny.tiny_sd3(1).transformer
+    seen = []
+
+    def handler(call: AttentionCall, run: Any) -> torch.Tensor:
+        seen.append((call.site.name, call.step))
+        return run(call)
+
+    inputs = (torch.randn(1, 4, 8, 8), torch.randn(1, 5, 32), torch.zeros(1, 32), torch.ones(1))
+    with torch.no_grad(), Session(pipe, handler, sites="*.0.attn"):
+        for part in ("transformer", "transformer_2"):
+            pipe.components[part](*inputs)
+    assert seen == [
+        ("transformer.transformer_blocks.0.attn", 0),
+        ("transformer_2.transformer_blocks.0.attn", 1),
+    ]

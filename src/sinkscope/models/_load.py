@@ -10,13 +10,15 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import MissingWeightsError, UsageError, unknown
+from ..errors import MissingDependencyError, MissingWeightsError, SinkscopeError, UsageError, unknown
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SINGLE_FILE = {
@@ -45,6 +47,7 @@ def load(
     Raises:
         UsageError: the name means nothing, or the folder or file is of the wrong kind.
         MissingWeightsError: files are missing, damaged or cannot be fetched.
+        MissingDependencyError: a package the model needs is not installed.
     """
     dtype = _dtype(dtype)
     if not isinstance(model, (str, Path)):
@@ -91,44 +94,46 @@ def _moved(model: Any, device: Any, dtype: torch.dtype | None) -> Any:
     return model.to(*wanted) if wanted else model
 
 
-def _damage() -> tuple[type[Exception], ...]:
-    """What diffusers and transformers raise for missing, damaged or mismatching files."""
+@contextmanager
+def _translated(what: str, remedy: str) -> Iterator[None]:
+    """Say in one sentence what diffusers and transformers raise for missing, damaged or mismatching files."""
     from safetensors import SafetensorError
 
-    return (
+    try:
+        yield
+    except SinkscopeError:
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{what}: it needs a package that is not installed. {_first_line(error)}"
+        ) from error
+    except (
         OSError,
         ValueError,
-        KeyError,
+        LookupError,
         TypeError,
         AttributeError,
         RuntimeError,
-        ImportError,
         SafetensorError,
-    )
+    ) as error:
+        raise MissingWeightsError(f"{what}: {_first_line(error)} {remedy}") from error
 
 
 def _from_folder(folder: Path, dtype: torch.dtype | None) -> Any:
-    diffusers: Any = importlib.import_module("diffusers")
     index, config = folder / "model_index.json", folder / "config.json"
     if not index.is_file() and not config.is_file():
         there = ", ".join(sorted(part.name for part in folder.iterdir())[:8]) or "nothing"
         raise UsageError(
             f"Folder {folder} holds no pipeline: expected model_index.json (or config.json of a denoiser), "
-            f"found {there}. "
-            "Write one with pipe.save_pretrained(folder)."
+            f"found {there}. Write one with pipe.save_pretrained(folder)."
         )
-    try:
+    diffusers: Any = importlib.import_module("diffusers")
+    what = f"The model in {folder} cannot be loaded"
+    with _translated(what, "Copy or download it again, complete and as safetensors."):
         if index.is_file():
             _require_parts(folder, json.loads(index.read_text()))
-            return diffusers.DiffusionPipeline.from_pretrained(
-                str(folder), local_files_only=True, **_options(dtype)
-            )
-        return diffusers.AutoModel.from_pretrained(str(folder), local_files_only=True, **_options(dtype))
-    except _damage() as error:
-        raise MissingWeightsError(
-            f"The model in {folder} cannot be loaded: {_first_line(error)} Copy or download it again, "
-            "complete and as safetensors."
-        ) from error
+        kind = diffusers.DiffusionPipeline if index.is_file() else diffusers.AutoModel
+        return kind.from_pretrained(str(folder), local_files_only=True, **_options(dtype))
 
 
 def _require_parts(folder: Path, index: dict[str, Any]) -> None:
@@ -146,50 +151,42 @@ def _require_parts(folder: Path, index: dict[str, Any]) -> None:
 def _from_file(path: Path, dtype: torch.dtype | None) -> Any:
     if path.suffix != ".safetensors":
         raise UsageError(
-            f"{path.name} is a {path.suffix or 'plain'} file, expected .safetensors or a folder. Pickled "
-            "checkpoints can run code and are refused."
+            f"{path.name} is a {path.suffix or 'plain'} file, expected .safetensors or a folder. "
+            "Pickled checkpoints can run code and are refused."
         )
     from safetensors import safe_open
 
     diffusers: Any = importlib.import_module("diffusers")
     single_file: Any = importlib.import_module("diffusers.loaders.single_file_utils")
-
-    try:
+    remedy = (
+        "Configurations and text encoders that the file lacks are fetched from the hub; without a network use "
+        "a folder written by save_pretrained."
+    )
+    with _translated(f"{path} cannot be loaded as a pipeline", remedy):
         with safe_open(str(path), framework="pt") as checkpoint:
             # Only names and shapes decide; "meta" keeps the weights on disk.
             shapes = {
-                k: torch.empty(checkpoint.get_slice(k).get_shape(), device="meta") for k in checkpoint.keys()
+                name: torch.empty(checkpoint.get_slice(name).get_shape(), device="meta")
+                for name in checkpoint.keys()
             }
         family = single_file.infer_diffusers_model_type(shapes)
         if family not in _SINGLE_FILE:
             raise UsageError(
                 f"{path.name} looks like {family!r}, which cannot be loaded from one file here; expected "
-                "one of "
-                f"{', '.join(_SINGLE_FILE)}. Use a folder written by save_pretrained."
+                f"one of {', '.join(_SINGLE_FILE)}. Use a folder written by save_pretrained."
             )
-        pipeline = getattr(diffusers, _SINGLE_FILE[family])
-        return pipeline.from_single_file(str(path), **_options(dtype))
-    except UsageError:
-        raise
-    except _damage() as error:
-        raise MissingWeightsError(
-            f"{path} cannot be loaded as a pipeline: {_first_line(error)} Configurations and text encoders "
-            "that the file lacks are "
-            "fetched from the hub; without a network use a folder written by save_pretrained."
-        ) from error
+        return getattr(diffusers, _SINGLE_FILE[family]).from_single_file(str(path), **_options(dtype))
 
 
 def _from_hub(name: str, dtype: torch.dtype | None) -> Any:
     diffusers: Any = importlib.import_module("diffusers")
-    try:
+    what = f"Model {name!r} is neither a folder here nor could it be fetched from the hub"
+    remedy = (
+        "Check the name, log in if it is gated (`hf auth login`), or fetch it where there is a network with "
+        f"`hf download {name}`."
+    )
+    with _translated(what, remedy):
         return diffusers.DiffusionPipeline.from_pretrained(name, **_options(dtype))
-    except _damage() as error:
-        raise MissingWeightsError(
-            f"Model {name!r} is neither a folder here nor could it be fetched from the hub: "
-            f"{_first_line(error)} "
-            "Check the name, log in if it is gated (`hf auth login`), or fetch it where there is a "
-            f"network with `hf download {name}`."
-        ) from error
 
 
 def _options(dtype: torch.dtype | None) -> dict[str, Any]:

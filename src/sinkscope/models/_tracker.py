@@ -183,20 +183,34 @@ class Tracker:
         count = _batch(inputs)
         if self.bare:
             return _plain(count, "none")
-        if prompts is not None and prompts.negative is None and prompts.positive is not None:
-            return _plain(count, "none")
-        if self.announced in ("cond", "uncond"):
-            return _plain(count, "cond" if self.announced == "cond" else "uncond")
         family = family_of(root)
         order = family.rows if family else ("uncond", "cond")
+        if prompts is not None and prompts.positive is not None and prompts.negative is None:
+            # Some pipelines hand out both sides already concatenated; then the latents give it away.
+            both = count == 2 * prompts.rows or (self._guided() and _repeats(inputs))
+            return _halves(count, order) if both else _plain(count, "none")
+        if self.announced in ("cond", "uncond"):
+            return _plain(count, "cond" if self.announced == "cond" else "uncond")
         if prompts is None or prompts.positive is None:
             return _halves(count, order) if _repeats(inputs) else _plain(count, "none")
+        return self._matched(count, inputs, prompts, order)
+
+    def _matched(
+        self, count: int, inputs: dict[str, Any], prompts: Prompts, order: tuple[Branch, Branch]
+    ) -> tuple[RowInfo, ...]:
+        """Rows by comparison with the embeddings of both sides."""
         if count == 2 * prompts.rows:
             first = prompts.side(inputs, slice(0, prompts.rows))
             if first is not None:
                 order = ("cond", "uncond") if first == "cond" else ("uncond", "cond")
             return _halves(count, order)
-        return _plain(count, prompts.side(inputs, slice(None)) or "cond")
+        if count == prompts.rows:
+            return _plain(count, prompts.side(inputs, slice(None)) or "cond")
+        # Three sides or more (image guidance, perturbed attention): these rows are not just cond and uncond.
+        return tuple(RowInfo(row, "none", row % max(prompts.rows, 1)) for row in range(count))
+
+    def _guided(self) -> bool:
+        return bool(getattr(self.pipe, "do_classifier_free_guidance", False))
 
 
 def _plain(count: int, branch: Branch) -> tuple[RowInfo, ...]:
