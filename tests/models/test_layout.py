@@ -264,7 +264,7 @@ def captured(*ids: int, mask: list[bool] | None = None) -> Captured:
 
 def roles(prompts: Prompts, length: int) -> list[str | None]:
     parts = text_parts(None, prompts, length, None)
-    return [token.role for token in text_tokens(Pipe(), parts, prompts, "cond", 0, length)]
+    return [token.role for token in text_tokens(Pipe(), parts, prompts, length, branch="cond", unit=0)]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_unlisted_families_share_or_chain_encoders_by_length() -> None:
     assert [(part.encoders, part.start, part.stop) for part in shared] == [
         (("text_encoder", "text_encoder_2"), 0, 3)
     ]
-    merged = text_tokens(Pipe(), shared, both, "cond", 0, 3)[1]
+    merged = text_tokens(Pipe(), shared, both, 3, branch="cond", unit=0)[1]
     assert (merged.text, merged.role, merged.encoder) == ("t5 / t6", "content", "text_encoder+text_encoder_2")
     chained = Prompts(ids={"text_encoder": [captured(1, 2)], "text_encoder_2": [captured(1, 6, 2)]})
     assert [(p.encoders, p.start, p.stop) for p in text_parts(None, chained, 5, None)] == [

@@ -101,7 +101,9 @@ class Layout:
         key = ("tokens", branch, unit, length)
         if key not in evaluation.cache:
             parts = self._parts(evaluation, length)
-            evaluation.cache[key] = text_tokens(self.pipe, parts, evaluation.prompts, branch, unit, length)
+            evaluation.cache[key] = text_tokens(
+                self.pipe, parts, evaluation.prompts, length, branch=branch, unit=unit
+            )
         tokens: tuple[TextToken, ...] = evaluation.cache[key]
         return tokens
 

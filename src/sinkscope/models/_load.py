@@ -159,8 +159,8 @@ def _from_file(path: Path, dtype: torch.dtype | None) -> Any:
     diffusers: Any = importlib.import_module("diffusers")
     single_file: Any = importlib.import_module("diffusers.loaders.single_file_utils")
     remedy = (
-        "Configurations and text encoders that the file lacks are fetched from the hub; without a network use "
-        "a folder written by save_pretrained."
+        "Configurations and text encoders that the file lacks are fetched from the hub; without a network "
+        "use a folder written by save_pretrained."
     )
     with _translated(f"{path} cannot be loaded as a pipeline", remedy):
         with safe_open(str(path), framework="pt") as checkpoint:

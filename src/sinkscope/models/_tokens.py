@@ -83,7 +83,7 @@ def _lay_out(
 
 
 def text_tokens(
-    pipe: Any, parts: Sequence[Part], prompts: Prompts | None, branch: Branch, unit: int, length: int
+    pipe: Any, parts: Sequence[Part], prompts: Prompts | None, length: int, *, branch: Branch, unit: int
 ) -> tuple[TextToken, ...]:
     """Tokens of one row's text segment, unknown ones where no encoder ran for this side of guidance."""
     tokens = [_UNKNOWN] * length
