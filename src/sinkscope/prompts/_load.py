@@ -25,14 +25,17 @@ def load(
         split: For "shapes": "seen", "heldout" or "all".
 
     Raises:
-        UsageError: Unknown set, unreadable file, empty or duplicate prompts, more prompts asked for than there are.
+        UsageError: Unknown set, unreadable file, empty or duplicate prompts, more prompts asked for than
+        there are.
     """
     if isinstance(source, str) and source == "shapes":
         return checked(shapes_prompts(n, seed=seed, split=split), "shapes")
     if isinstance(source, str | Path):
         path = Path(source)
         if path.suffix not in SUFFIXES and not path.exists():
-            raise unknown("prompt set", str(source), ("shapes", "or the path of a .txt, .jsonl, .csv or .parquet file"))
+            raise unknown(
+                "prompt set", str(source), ("shapes", "or the path of a .txt, .jsonl, .csv or .parquet file")
+            )
         return _subset(checked(read_file(path), str(path)), n, seed)
     records = [PromptRecord(f"{i:05d}", text) for i, text in enumerate(source)]
     return _subset(checked(records, "the list of prompts"), n, seed)
@@ -43,7 +46,9 @@ def _subset(records: list[PromptRecord], n: int | None, seed: int) -> list[Promp
     if n is None:
         return records
     if not 1 <= n <= len(records):
-        raise UsageError(f"Asked for {n} prompts, but the set has {len(records)}. Expected 1 to {len(records)}.")
+        raise UsageError(
+            f"Asked for {n} prompts, but the set has {len(records)}. Expected 1 to {len(records)}."
+        )
     tasks = sorted({record.task for record in records})
     queues = []
     for which, task in enumerate(tasks):

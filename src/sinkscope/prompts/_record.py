@@ -28,10 +28,12 @@ class PromptRecord:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise UsageError(f"Prompt {self.id!r} is empty. Expected text; remove the line or write a prompt.")
+            raise UsageError(
+                f"Prompt {self.id!r} is empty. Expected text; remove the line or write a prompt."
+            )
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,80}", self.id) or self.id.strip(".") == "":
             raise UsageError(
-                f"Prompt id {self.id!r} cannot name a file. Expected 1 to 80 letters, digits, '_', '.' or '-'."
+                f"Prompt id {self.id!r} cannot name a file. Expected 1 to 80 letters, digits, '_', '.', '-'."
             )
 
 
@@ -46,8 +48,9 @@ def checked(records: Iterable[PromptRecord], source: str) -> list[PromptRecord]:
             value = getattr(record, what)
             if value in seen:
                 raise UsageError(
-                    f"Duplicate prompt {what} in {source}: {value!r} ({seen[value]} and {record.id}). Expected every "
-                    "prompt once: repeats would count as independent evidence. Use several seeds instead."
+                    f"Duplicate prompt {what} in {source}: {value!r} ({seen[value]} and {record.id}). "
+                    "Expected every prompt once: repeats would count as independent evidence. Use several "
+                    "seeds instead."
                 )
             seen[value] = record.id
     return found

@@ -14,7 +14,8 @@ SPLITS = ("seen", "heldout", "all")
 def shapes_prompts(n: int | None = None, *, seed: int = 0, split: str = "seen") -> list[PromptRecord]:
     """Draw n distinct prompts, tasks in equal shares.
 
-    A task with fewer prompts than its share (single_object has 8) gives all of them and the others fill up in turn.
+    A task with fewer prompts than its share (single_object has 8) gives all of them and the others fill up in
+    turn.
 
     Args:
         n: How many; None for all but color_attr, of which 100 are drawn (it has thousands).

@@ -1,10 +1,12 @@
-"""The embedded model and its world: a real, trained SD3-architecture pipeline that paints scenes of coloured shapes.
+"""The embedded model and its world: a real, trained SD3-architecture pipeline that paints scenes of coloured
+shapes.
 
     pipe = sinkscope.load("shapes")
     pipe("a photo of a red circle").images[0]
 
-The weights lie in this package as a plain diffusers folder (`folder()`), which `StableDiffusion3Pipeline.from_pretrained`
-loads as well; then pass `max_sequence_length=16` and `guidance_scale=3.0`, the settings it was trained for.
+The weights lie in this package as a plain diffusers folder (`folder()`), which
+`StableDiffusion3Pipeline.from_pretrained` loads as well; then pass `max_sequence_length=16` and
+`guidance_scale=3.0`, the settings it was trained for.
 """
 
 from __future__ import annotations
@@ -36,13 +38,13 @@ def clip_folder() -> Path:
 
 
 def training_record() -> dict[str, Any]:
-    """Return how the embedded model was trained: command, steps, sizes, versions, and its measured accuracy."""
+    """Return how the embedded model was trained: command, steps, sizes, versions, measured accuracy."""
     record: dict[str, Any] = json.loads(_existing(_MODEL / "training.json").read_text())
     return record
 
 
 def load(device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ShapesPipeline:
-    """Load the embedded pipeline, ready to paint: 64 x 64 pixels, 20 steps, guidance 3 unless told otherwise."""
+    """Load the embedded pipeline: 64 x 64 pixels, 20 steps, guidance 3 unless told otherwise."""
     from sinkscope.shapes._pipeline import ShapesPipeline
 
     options = {} if dtype is None else {"torch_dtype": dtype}
@@ -56,7 +58,8 @@ def load(device: str | torch.device | None = None, dtype: torch.dtype | None = N
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise MissingWeightsError(
-            f"The embedded model is not in this installation: {path.name!r} is missing from {path.parent}. Install "
-            "sinkscope from a complete wheel or checkout, or train it with `python -m sinkscope.shapes.train`."
+            f"The embedded model is not in this installation: {path.name!r} is missing from {path.parent}. "
+            "Install sinkscope from a complete wheel or checkout, or train the model with "
+            "`python -m sinkscope.shapes.train`."
         )
     return path

@@ -1,8 +1,8 @@
 """The prompt grammar of the shapes world: GenEval's six tasks, spoken about shapes, with a held-out split.
 
-Templates, tags and metadata follow GenEval (`create_prompts.py`): the same words, articles and plural rule, the same
-`include` / `exclude` clauses, with shapes in place of COCO classes. Some combinations are held out: no training scene
-shows them and no training prompt names them (`is_held_out`).
+Templates, tags and metadata follow GenEval (`create_prompts.py`): the same words, articles and plural rule,
+the same `include` / `exclude` clauses, with shapes in place of COCO classes. Some combinations are held out:
+no training scene shows them and no training prompt names them (`is_held_out`).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def pair_held_out(shape: str, color: str) -> bool:
 
 
 def is_held_out(caption: Caption) -> bool:
-    """Whether a caption belongs to the held-out split: about one combination in ten, by a fixed rule per task."""
+    """Whether a caption is held out: about one combination in ten, by a fixed rule per task."""
     first = SHAPES.index(caption.objects[0][0])
     second = SHAPES.index(caption.objects[-1][0])
     if caption.task == "two_object":

@@ -1,7 +1,7 @@
 """The scene painter: flat coloured shapes on grey, anti-aliased from signed distances.
 
-A scene is a few objects, each a shape, a colour, a centre and a radius in pixels. Painting is exact and vectorised over
-scenes; the same distances give the templates with which `reader` recognises shapes.
+A scene is a few objects, each a shape, a colour, a centre and a radius in pixels. Painting is exact and
+vectorised over scenes; the same distances give the templates with which `reader` recognises shapes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _diamond(x: FloatArray, y: FloatArray) -> FloatArray:
 
 def _triangle(x: FloatArray, y: FloatArray) -> FloatArray:
     slant = np.float32(np.sqrt(0.75)) * np.abs(x) - np.float32(0.5) * (y + np.float32(1.0))
-    return np.maximum(y - np.float32(0.72), slant + np.float32(0.0))
+    return np.maximum(y - np.float32(0.72), slant)
 
 
 def _cross(x: FloatArray, y: FloatArray) -> FloatArray:
@@ -108,7 +108,7 @@ def _star(x: FloatArray, y: FloatArray) -> FloatArray:
     inner = (np.float32(0.46 * np.sin(np.pi / 5)), np.float32(0.46 * np.cos(np.pi / 5)))
     ex, ey = inner[0], inner[1] - np.float32(1.08)
     norm = np.float32(np.hypot(ex, ey))
-    return ((py - np.float32(1.08)) * ex - px * ey) / norm * np.float32(1.0)
+    return ((py - np.float32(1.08)) * ex - px * ey) / norm
 
 
 _DISTANCES = {
@@ -124,7 +124,7 @@ _DISTANCES = {
 
 
 def coverage(shape: str, center: FloatArray, radius: FloatArray, size: int = SIZE) -> FloatArray:
-    """Share of every pixel that the shape covers, float32 [object, size, size] for centres [object, 2], radii [object]."""
+    """Covered share of every pixel: centres [object, 2], radii [object] -> [object, size, size]."""
     axis = np.arange(size, dtype=np.float32) + np.float32(0.5)
     r = radius.astype(np.float32)[:, None, None]
     x = (axis[None, None, :] - center[:, 0, None, None]) / r

@@ -1,9 +1,10 @@
 """The exact scene reader: what shapes, of which colour, lie where in an image, by geometry alone.
 
-Foreground is what differs from the background grey; connected parts are objects; an object's colour is the palette
-colour nearest to its median in CIELAB; its shape is the template (painted from the same signed distances as the scenes)
-that overlaps it best after fitting place and size. Nothing is learned, so the reader cannot share a bias with the model
-it judges. `judge` applies GenEval's rules (`evaluate_images.py`: clauses, counting, colours, the position rule).
+Foreground is what differs from the background grey; connected parts are objects; an object's colour is the
+palette colour nearest to its median in CIELAB; its shape is the template (painted from the same signed
+distances as the scenes) that overlaps it best after fitting place and size. Nothing is learned, so the reader
+cannot share a bias with the model it judges. `judge` applies GenEval's rules (`evaluate_images.py`: clauses,
+counting, colours, the position rule).
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ def judge(image: Image.Image, metadata: Mapping[str, Any]) -> Judgement:
 def judge_scene(scene: Scene, metadata: Mapping[str, Any]) -> Judgement:
     """Judge what was read: every include clause must hold, no exclude clause may.
 
-    As in GenEval, a clause takes the `count` most prominent objects of its class (here: the largest), all of which must
-    have the colour and the position asked for, and surplus objects only matter for counting.
+    As in GenEval, a clause takes the `count` most prominent objects of its class (here: the largest), all of
+    which must have the colour and the position asked for, and surplus objects only matter for counting.
     """
     matched: list[list[SceneObject] | None] = []
     reasons: list[str] = []
@@ -144,7 +145,7 @@ def _extent(item: SceneObject, axis: int) -> float:
 def _background(pixels: Float) -> Float:
     """Median of the outermost pixels, so that a model's slightly different grey is still background."""
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    near = edge[np.abs(edge - np.float32(BACKGROUND)).max(axis=1) < 40]
+    near = edge[np.abs(edge - np.array(BACKGROUND, dtype=np.float32)).max(axis=1) < 40]
     return np.median(near, axis=0) if len(near) else np.array(BACKGROUND, dtype=np.float32)
 
 
@@ -171,7 +172,7 @@ def _read_part(part: Any, parts: NDArray[np.int64], pixels: Float, lab: Float) -
 
 
 def _inside(mine: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels with all four neighbours in the part, whose colour no edge dilutes; all pixels if there are too few."""
+    """Pixels with all four neighbours in the part, whose colour no edge dilutes; all if these are few."""
     core = mine.copy()
     for axis, shift in ((0, 1), (0, -1), (1, 1), (1, -1)):
         core &= np.roll(mine, shift, axis=axis)
@@ -179,7 +180,7 @@ def _inside(mine: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _alpha(pixels: Float, mine: NDArray[np.bool_], color: Float) -> Float:
-    """Covered share of each pixel: its place on the line from background to object colour, within the part's reach."""
+    """Covered share of each pixel: its place on the line from background to object colour."""
     reach = mine.copy()
     for axis, shift in ((0, 1), (0, -1), (1, 1), (1, -1)):
         reach |= np.roll(mine, shift, axis=axis)

@@ -18,8 +18,8 @@ _GAP = 4.0  # pixels between two objects, enough that a blurred edge does not jo
 def compose(captions: Sequence[Caption], rng: np.random.Generator) -> Scenes:
     """Lay out one scene per caption.
 
-    Colours that a caption leaves open are drawn among those that are not held out for the shape, so a held-out pair
-    never appears by accident. Objects of a counting caption share one colour.
+    Colours that a caption leaves open are drawn among those that are not held out for the shape, so a
+    held-out pair never appears by accident. Objects of a counting caption share one colour.
     """
     n = len(captions)
     shape = np.full((n, MAX_OBJECTS), -1, dtype=np.int64)
@@ -70,7 +70,7 @@ def _apart(center: np.ndarray, radius: np.ndarray) -> bool:
 
 
 def _related(relation: str | None, center: np.ndarray) -> bool:
-    """Stricter than the rule that judges (direction > 0.5), so that every training picture is a clear case."""
+    """Stricter than the rule that judges (direction > 0.5): every training picture is a clear case."""
     if relation is None:
         return True
     dx, dy = center[0] - center[1]

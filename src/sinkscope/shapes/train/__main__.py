@@ -1,7 +1,7 @@
 """Train the embedded model: `python -m sinkscope.shapes.train --work FOLDER`.
 
-Stages run in order (vae, latents, denoiser, clip, export), each resumes from its checkpoint in the work folder, so the same
-command continues a run that was cut off. `--stage` runs one of them.
+Stages run in order (vae, latents, denoiser, clip, export), each resumes from its checkpoint in the work
+folder, so the same command continues a run that was cut off. `--stage` runs one of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     stages = ("vae", "latents", "denoiser", "clip", "export") if args.stage == "all" else (args.stage,)
     args.work.mkdir(parents=True, exist_ok=True)
     size = Size(layers=args.layers, heads=args.heads)
-    plan = Plan(steps=args.steps, batch=args.batch, seed=args.seed)
+    plan = Plan(steps=args.steps, batch=args.batch, seed=args.seed, compile=args.compile)
     if "clip" in stages:
         train_clip(args.work, steps=args.clip_steps, device=device, seed=args.seed)
     if stages == ("clip",):
@@ -44,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     if "denoiser" in stages:
         train_denoiser(args.work, data, plan, size=size, device=device)
     if "export" in stages:
-        export(args.work, args.out, size=size, command=["python", "-m", "sinkscope.shapes.train", *_words(argv)])
+        export(
+            args.work, args.out, size=size, command=["python", "-m", "sinkscope.shapes.train", *_words(argv)]
+        )
     return 0
 
 
@@ -55,8 +57,12 @@ def _words(argv: list[str] | None) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sinkscope.shapes.train", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("training"), help="folder of checkpoints")
-    parser.add_argument("--out", type=Path, default=Path("training/model"), help="folder to export the pipeline to")
-    parser.add_argument("--stage", choices=["all", "vae", "latents", "denoiser", "clip", "export"], default="all")
+    parser.add_argument(
+        "--out", type=Path, default=Path("training/model"), help="folder to export the pipeline to"
+    )
+    parser.add_argument(
+        "--stage", choices=["all", "vae", "latents", "denoiser", "clip", "export"], default="all"
+    )
     parser.add_argument("--steps", type=int, default=6000, help="training steps of the denoiser")
     parser.add_argument("--batch", type=int, default=64, help="rows of a denoiser step")
     parser.add_argument("--scenes", type=int, default=40_000, help="painted scenes")
@@ -65,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vae-steps", type=int, default=1000)
     parser.add_argument("--clip-steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the blocks (needs a C++ compiler on CPU)"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     return parser

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
 from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
@@ -35,7 +40,7 @@ class Size:
 
 
 class Conditioner(nn.Module):
-    """Two CLIP text encoders and a T5 encoder, combined exactly as `StableDiffusion3Pipeline.encode_prompt` does."""
+    """Two CLIP text encoders and a T5 encoder, combined as `StableDiffusion3Pipeline.encode_prompt` does."""
 
     def __init__(self, size: Size, clip: CLIPTokenizer, t5: T5Tokenizer) -> None:
         super().__init__()
@@ -59,7 +64,7 @@ class Conditioner(nn.Module):
         )
 
     def forward(self, ids_l: Tensor, ids_g: Tensor, ids_t5: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode token ids [row, position]; return text states [row, clip + t5 length, joint] and pooled [row, 2 clip]."""
+        """Token ids [row, position] to text states [row, position, joint] and pooled [row, 2 clip]."""
         left = self.clip_l(ids_l, output_hidden_states=True)
         right = self.clip_g(ids_g, output_hidden_states=True)
         clip = torch.cat([left.hidden_states[-2], right.hidden_states[-2]], dim=-1)
@@ -119,7 +124,7 @@ def assemble(
 
 
 def token_ids(texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokenize for the three encoders as the pipeline does; int64 [row, CLIP_LENGTH] twice and [row, T5_LENGTH]."""
+    """Tokenize as the pipeline does; int64 [row, CLIP_LENGTH] twice and [row, T5_LENGTH]."""
     tokenizers = (clip_tokenizer(), clip_tokenizer(pad="!"), t5_tokenizer())
     lengths = (CLIP_LENGTH, CLIP_LENGTH, T5_LENGTH)
     ids = [

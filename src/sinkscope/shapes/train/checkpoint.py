@@ -21,7 +21,9 @@ class Checkpoint:
         optimizers: Optimizers whose per-parameter tensors are kept.
     """
 
-    def __init__(self, path: Path, modules: Mapping[str, nn.Module], *optimizers: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, path: Path, modules: Mapping[str, nn.Module], *optimizers: torch.optim.Optimizer
+    ) -> None:
         self.file = path.with_name(path.name + ".ckpt.safetensors")
         self.modules = modules
         self.optimizers = optimizers
@@ -36,7 +38,9 @@ class Checkpoint:
             for index, state in optimizer.state_dict()["state"].items():
                 for key, value in state.items():
                     if isinstance(value, torch.Tensor):
-                        tensors[f"optimizer/{which}/{index}/{key}"] = value.detach().cpu().clone().contiguous()
+                        tensors[f"optimizer/{which}/{index}/{key}"] = (
+                            value.detach().cpu().clone().contiguous()
+                        )
         self.file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.file.with_suffix(".tmp")
         save_file(tensors, temporary, metadata={"step": str(step)})

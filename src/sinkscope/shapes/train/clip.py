@@ -1,4 +1,4 @@
-"""Stage 4: a tiny CLIP trained on the same scenes, so that CLIP-T runs offline through the code that real CLIP takes."""
+"""Stage 4: a tiny CLIP trained on the same scenes, so that CLIP-T runs offline through the real code."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class _Trainee(nn.Module):
         return image, text, self.readout(seen)
 
 
-def train_clip(folder: Path, *, steps: int, device: torch.device, seed: int = 2, batch: int = 96) -> CLIPModel:
+def train_clip(
+    folder: Path, *, steps: int, device: torch.device, seed: int = 2, batch: int = 96
+) -> CLIPModel:
     """Train, resuming from `folder/clip.ckpt.safetensors`, and return the model.
 
     The loss is CLIP's, with equal captions in a batch sharing their target, plus the read-out.
@@ -93,7 +95,10 @@ def train_clip(folder: Path, *, steps: int, device: torch.device, seed: int = 2,
             model.clip.logit_scale.clamp_(max=float(np.log(100.0)))
         if step % 50 == 0:
             rate = (step + 1 - start) / (time.monotonic() - began)
-            print(f"clip {step} loss {contrast.item():.3f} read {seen.item():.4f} {rate:.2f} steps/s", flush=True)
+            print(
+                f"clip {step} loss {contrast.item():.3f} read {seen.item():.4f} {rate:.2f} steps/s",
+                flush=True,
+            )
         if (step + 1) % 200 == 0 or step + 1 == steps:
             checkpoint.save(step + 1)
     return model.clip
@@ -105,7 +110,11 @@ def _pool(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     jitter = rng.normal(0, 3, size=(_POOL, scenes.shape.shape[1], 3)).astype(np.float32)
     pixels = torch.from_numpy(paint(scenes, jitter=jitter))
     ids = clip_tokenizer()(
-        [c.text for c in captions], padding="max_length", max_length=CLIP_LENGTH, truncation=True, return_tensors="pt"
+        [c.text for c in captions],
+        padding="max_length",
+        max_length=CLIP_LENGTH,
+        truncation=True,
+        return_tensors="pt",
     ).input_ids
     attributes = torch.zeros(_POOL, len(SHAPES) * len(COLORS))
     row, slot = np.nonzero(scenes.shape >= 0)

@@ -1,9 +1,12 @@
 """Stage 3: the denoiser and its text encoders, trained together by flow matching.
 
 - Logit-normal noise levels, velocity target, 10 % empty prompts for guidance (SD3 paper, sections 2 and 3).
-- Muon for the weight matrices of the blocks, AdamW for the rest; constant rate, then linear decay over the last third.
-- A linear read-out of shape and colour from the middle block's image tokens joins the loss and is thrown away after
-  training: supervised alignment makes diffusion transformers learn several times faster (REPA, Yu et al. 2024).
+- Muon for the weight matrices of the blocks, AdamW for the rest; constant rate, then linear decay over the
+  last third.
+- A linear read-out of shape and colour from the middle block's image tokens joins the loss and is thrown away
+  after
+  training: supervised alignment makes diffusion transformers learn several times faster (REPA, Yu et al.
+  2024).
 - The exponential moving average of the weights is what ships.
 """
 
@@ -19,9 +22,10 @@ from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
 from sinkscope.shapes.painter import COLORS, SHAPES
-from sinkscope.shapes.train.build import Conditioner, Size, build_transformer, clip_tokenizer, t5_tokenizer, token_ids
+from sinkscope.shapes.train.build import Conditioner, Size, build_transformer, token_ids
 from sinkscope.shapes.train.checkpoint import Checkpoint
 from sinkscope.shapes.train.muon import Muon
+from sinkscope.shapes.train.tokenizers import clip_tokenizer, t5_tokenizer
 
 _DECAY_SHARE = 0.33
 _EMPTY_SHARE = 0.1
@@ -33,9 +37,10 @@ class Plan:
 
     steps: int
     batch: int = 64
-    matrix_lr: float = 3e-3
+    matrix_lr: float = 2e-3
     other_lr: float = 1e-3
     readout_weight: float = 0.2
+    compile: bool = False
     ema: float = 0.9985
     seed: int = 2
 
@@ -55,7 +60,9 @@ class Trainee(nn.Module):
     def _keep(self, module: nn.Module, args: object, output: tuple[Tensor, Tensor]) -> None:
         self._middle = output[1]
 
-    def forward(self, latent: Tensor, ids: tuple[Tensor, Tensor, Tensor], sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, latent: Tensor, ids: tuple[Tensor, Tensor, Tensor], sigma: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return velocity [row, 4, 16, 16] and read-out logits [row, token, classes]."""
         states, pooled = self.conditioner(*ids)
         velocity = self.transformer(
@@ -66,7 +73,9 @@ class Trainee(nn.Module):
         return velocity, self.readout(self._middle)
 
 
-def train_denoiser(folder: Path, data: dict[str, Tensor], plan: Plan, *, size: Size, device: torch.device) -> Trainee:
+def train_denoiser(
+    folder: Path, data: dict[str, Tensor], plan: Plan, *, size: Size, device: torch.device
+) -> Trainee:
     """Train, resuming from `folder/denoiser.ckpt.safetensors`, and return the averaged model."""
     torch.manual_seed(plan.seed)
     model, averaged = Trainee(size).to(device), Trainee(size).to(device)
@@ -74,6 +83,9 @@ def train_denoiser(folder: Path, data: dict[str, Tensor], plan: Plan, *, size: S
     muon, adam = _optimizers(model, plan)
     checkpoint = Checkpoint(folder / "denoiser", {"model": model, "averaged": averaged}, muon, adam)
     start = checkpoint.restore()
+    if plan.compile:
+        for block in model.transformer.transformer_blocks:
+            block.compile()
     mean, std = latent_scale(data)
     empty = token_ids([""])
     began = time.monotonic()
@@ -91,7 +103,10 @@ def train_denoiser(folder: Path, data: dict[str, Tensor], plan: Plan, *, size: S
         _average(averaged, model, min(plan.ema, (step + 1) / (step + 10)))
         if step % 50 == 0:
             rate = (step + 1 - start) / (time.monotonic() - began)
-            print(f"step {step} loss {loss.item():.4f} readout {readout.item():.3f} {rate:.2f} steps/s", flush=True)
+            print(
+                f"step {step} loss {loss.item():.4f} readout {readout.item():.3f} {rate:.2f} steps/s",
+                flush=True,
+            )
         if (step + 1) % 200 == 0 or step + 1 == plan.steps:
             checkpoint.save(step + 1)
     return averaged
@@ -109,7 +124,8 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _optimizers(model: Trainee, plan: Plan) -> tuple[Muon, torch.optim.AdamW]:
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         inside = "transformer_blocks" in name and "norm" not in name
         (matrices if inside and p.ndim == 2 else others).append(p)

@@ -1,4 +1,4 @@
-"""Stage 5: the trained parts as a plain `StableDiffusion3Pipeline` folder and a CLIP folder, both safetensors."""
+"""Stage 5: the trained parts as a plain `StableDiffusion3Pipeline` folder and a CLIP folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sinkscope.shapes.train.vae import build_vae
 
 
 def export(work: Path, out: Path, *, size: Size, command: list[str]) -> None:
-    """Write `out/pipeline`, `out/clip` and `out/training.json` (command, steps, sizes, versions) from checkpoints."""
+    """Write `out/pipeline`, `out/clip` and `out/training.json` (command, steps, sizes, versions)."""
     vae = build_vae()
     steps = {"vae": Checkpoint(work / "vae", {"model": vae}).restore()}
     trainee, averaged = Trainee(size), Trainee(size)

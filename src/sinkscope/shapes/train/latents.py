@@ -19,7 +19,9 @@ CHUNK = 500
 GRID = 8  # image tokens per side
 
 
-def make_latents(folder: Path, vae: AutoencoderKL, *, n: int, device: torch.device, seed: int = 1) -> dict[str, Tensor]:
+def make_latents(
+    folder: Path, vae: AutoencoderKL, *, n: int, device: torch.device, seed: int = 1
+) -> dict[str, Tensor]:
     """Return training data, made once and kept in `folder/latents.safetensors`.
 
     Returns:
@@ -32,7 +34,7 @@ def make_latents(folder: Path, vae: AutoencoderKL, *, n: int, device: torch.devi
         if len(data["latent"]) == n:
             return data
     chunks = [_chunk(vae, np.random.default_rng((seed, i)), device) for i in range(n // CHUNK)]
-    data = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
+    data = {key: torch.cat([chunk[key] for chunk in chunks]).contiguous() for key in chunks[0]}
     save_file(data, file)
     return data
 
@@ -50,7 +52,7 @@ def _chunk(vae: AutoencoderKL, rng: np.random.Generator, device: torch.device) -
     ]
     shape, color = under_tokens(scenes)
     return {
-        "latent": torch.cat(parts).half(),
+        "latent": torch.cat(parts).half().contiguous(),
         "clip_l": ids[0].to(torch.int16),
         "clip_g": ids[1].to(torch.int16),
         "t5": ids[2].to(torch.int16),
@@ -60,10 +62,14 @@ def _chunk(vae: AutoencoderKL, rng: np.random.Generator, device: torch.device) -
 
 
 def under_tokens(scenes: Scenes) -> tuple[Tensor, Tensor]:
-    """Return shape and colour (1-based, 0 for background) of the object that covers most of each image token."""
+    """Shape and colour (1-based, 0 for background) of the object that covers most of each image token."""
     alpha = layers(scenes)
     cell = alpha.shape[-1] // GRID
-    share = alpha.reshape(*alpha.shape[:2], GRID, cell, GRID, cell).mean(axis=(3, 5)).reshape(len(alpha), -1, GRID**2)
+    share = (
+        alpha.reshape(*alpha.shape[:2], GRID, cell, GRID, cell)
+        .mean(axis=(3, 5))
+        .reshape(len(alpha), -1, GRID**2)
+    )
     slot = share.argmax(axis=1)
     covered = share.max(axis=1) > 0.15
     shape = np.where(covered, np.take_along_axis(scenes.shape, slot, axis=1) + 1, 0)

@@ -1,7 +1,8 @@
 """Tokenizers for the embedded model: CLIP's byte-level BPE and T5's Unigram, trained on the prompt grammar.
 
-Every word of the grammar is one token; any other text falls back to letters (CLIP) or letters and `<unk>` (T5), as with
-the released tokenizers. Padding follows SD3: CLIP-L pads with its end token, CLIP-G with "!" (id 0), T5 with `<pad>`.
+Every word of the grammar is one token; any other text falls back to letters (CLIP) or letters and `<unk>`
+(T5), as with the released tokenizers. Padding follows SD3: CLIP-L pads with its end token, CLIP-G with "!"
+(id 0), T5 with `<pad>`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _merges(tokenizer: Tokenizer) -> list[list[str]]:
 
 
 def t5_tokenizer() -> T5Tokenizer:
-    """Return a T5 tokenizer with ids <pad> 0, </s> 1, <unk> 2, then the grammar's words and single letters."""
+    """Return a T5 tokenizer: ids <pad> 0, </s> 1, <unk> 2, then the grammar's words and single letters."""
     words = sorted(set(corpus()))
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(f"▁{word}", -2.0) for word in words if len(word) > 1 or word == "a"]

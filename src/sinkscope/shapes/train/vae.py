@@ -18,7 +18,7 @@ LATENT_CHANNELS = 4
 
 
 def build_vae() -> AutoencoderKL:
-    """Return a freshly initialised AutoencoderKL: 64 x 64 x 3 pixels to 16 x 16 x 4 latents, about 0.7 M parameters."""
+    """Return a fresh AutoencoderKL: 64 x 64 x 3 pixels to 16 x 16 x 4 latents, 0.8 M parameters."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -52,8 +52,8 @@ def train_vae(
 ) -> AutoencoderKL:
     """Train, resuming from `folder/vae.ckpt.safetensors` when it is there, and return the autoencoder.
 
-    The loss is L1 + L2 on pixels and on pixel differences (edges), with a small KL term and noise on the latents, so
-    that a denoiser's small errors decode gracefully.
+    The loss is L1 + L2 on pixels and on pixel differences (edges), with a small KL term and noise on the
+    latents, so that a denoiser's small errors decode gracefully.
     """
     torch.manual_seed(seed)
     model = build_vae().to(device).to(memory_format=torch.channels_last)
@@ -76,7 +76,9 @@ def train_vae(
         optimizer.step()
         if step % 50 == 0 or step + 1 == steps:
             rate = (step + 1 - start) / (time.monotonic() - began)
-            print(f"vae step {step} loss {loss.item():.4f} {parts} lr {lr:.1e} {rate:.2f} steps/s", flush=True)
+            print(
+                f"vae step {step} loss {loss.item():.4f} {parts} lr {lr:.1e} {rate:.2f} steps/s", flush=True
+            )
         if (step + 1) % 250 == 0 or step + 1 == steps:
             checkpoint.save(step + 1)
         if minutes is not None and time.monotonic() - began > 60 * minutes:
@@ -100,4 +102,7 @@ def _loss(model: AutoencoderKL, x: torch.Tensor, step: int) -> tuple[torch.Tenso
     pixel = F.l1_loss(y, x) + 2 * F.mse_loss(y, x)
     edge = F.l1_loss(y.diff(dim=2), x.diff(dim=2)) + F.l1_loss(y.diff(dim=3), x.diff(dim=3))
     size = (mean.float() ** 2).mean()
-    return pixel + edge + 1e-3 * size, f"pixel {pixel.item():.4f} edge {edge.item():.4f} size {size.item():.2f}"
+    return (
+        pixel + edge + 1e-3 * size,
+        f"pixel {pixel.item():.4f} edge {edge.item():.4f} size {size.item():.2f}",
+    )

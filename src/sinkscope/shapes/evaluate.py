@@ -1,0 +1,106 @@
+"""Accuracy of a shapes pipeline, read by the exact reader: `python -m sinkscope.shapes.evaluate FOLDER`.
+
+Prints and, with `--write`, adds to the model's training record the share of right images per task and over
+all, with 95 % Wilson intervals, for seen and held-out combinations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sinkscope.prompts import PromptRecord, shapes_prompts
+from sinkscope.shapes.grammar import TASKS
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate a pipeline folder."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    parser = argparse.ArgumentParser(prog="python -m sinkscope.shapes.evaluate", description=__doc__)
+    parser.add_argument("model", type=Path, help="folder with pipeline/ and training.json")
+    parser.add_argument("--n", type=int, default=600, help="images of seen combinations")
+    parser.add_argument("--heldout", type=int, default=200, help="images of held-out combinations")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--batch", type=int, default=25)
+    parser.add_argument("--write", action="store_true", help="add the result to training.json")
+    args = parser.parse_args(argv)
+    from sinkscope.shapes._pipeline import ShapesPipeline
+
+    pipe = ShapesPipeline.from_pretrained(args.model / "pipeline", local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    result: dict[str, Any] = {"steps": args.steps, "guidance": args.guidance}
+    for split, n in (("seen", args.n), ("heldout", args.heldout)):
+        if n:
+            began = time.monotonic()
+            result[split] = accuracy(
+                pipe, n, split=split, steps=args.steps, guidance=args.guidance, batch=args.batch
+            )
+            result[split]["seconds_per_image"] = round((time.monotonic() - began) / n, 3)
+            print(split, json.dumps(result[split], indent=1), flush=True)
+    if args.write:
+        file = args.model / "training.json"
+        record = json.loads(file.read_text())
+        record["accuracy"] = result
+        file.write_text(json.dumps(record, indent=2) + "\n")
+    return 0
+
+
+def accuracy(
+    pipe: Any, n: int, *, split: str, steps: int = 20, guidance: float = 3.0, batch: int = 25
+) -> dict[str, Any]:
+    """Generate n images, tasks in equal shares, and return the share that the reader finds right.
+
+    Prompts repeat with other noise where a task has fewer prompts than its share. "overall" is the mean of
+    the task accuracies, as in GenEval.
+    """
+    import torch
+
+    from sinkscope.shapes import reader
+
+    records = _evaluation_prompts(n, split)
+    right: dict[str, list[bool]] = {}
+    for start in range(0, len(records), batch):
+        part = records[start : start + batch]
+        noise = [torch.Generator().manual_seed(50_000 + start + i) for i in range(len(part))]
+        images = pipe(
+            [record.text for record in part],
+            generator=noise,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        ).images
+        for record, image in zip(part, images, strict=True):
+            right.setdefault(record.task, []).append(reader.judge(image, record.metadata).correct)
+    tasks = {task: wilson(sum(found), len(found)) for task, found in right.items()}
+    overall = float(np.mean([row["accuracy"] for row in tasks.values()]))
+    return {"n": n, "overall": round(overall, 4), "tasks": tasks}
+
+
+def wilson(right: int, n: int) -> dict[str, float]:
+    """Return accuracy and its 95 % Wilson interval."""
+    z, share = 1.959964, right / n
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    return {
+        "n": n,
+        "accuracy": round(share, 4),
+        "low": round(center - half, 4),
+        "high": round(center + half, 4),
+    }
+
+
+def _evaluation_prompts(n: int, split: str) -> list[PromptRecord]:
+    pools = {task: [r for r in shapes_prompts(None, seed=1, split=split) if r.task == task] for task in TASKS}
+    queues: Sequence[list[PromptRecord]] = [pool for pool in pools.values() if pool]
+    return [queues[i % len(queues)][(i // len(queues)) % len(queues[i % len(queues)])] for i in range(n)]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
