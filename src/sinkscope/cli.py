@@ -104,7 +104,7 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     own = parser.add_argument_group("without a study file")
     own.add_argument("--model", help="'shapes', a pipeline folder, or a hub id")
     own.add_argument(
-        "--prompts", help="'shapes', 'geneval', or a file with prompts (default for shapes: shapes)"
+        "--prompts", help="'shapes', or a .txt, .csv, .jsonl or .parquet file (default for shapes: shapes)"
     )
     own.add_argument(
         "--n-prompts", type=int, help="how many prompts to draw (default: all of a file, 24 of shapes)"

@@ -1,5 +1,5 @@
-"""A run that is killed with SIGKILL, at several moments, ends with the same bytes as one that was left
-alone."""
+"""A run that is killed with SIGKILL in the middle, and then resumed, ends with the same bytes as one that was
+left alone."""
 
 from __future__ import annotations
 
@@ -46,12 +46,11 @@ def test_killed_and_resumed_equals_uninterrupted(
     finished: Run, tmp_path: Path, again: Callable[..., Run]
 ) -> None:
     folder = tmp_path / "run"
-    for tasks in (2, 9):
-        process = start(folder)
-        wait_for(tasks, folder, process)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+    process = start(folder)
+    wait_for(5, folder, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     done, total = Run.open(folder).progress()
-    assert 2 < done < total
+    assert 8 <= done < total
     again(folder)
     assert results(folder) == results(finished.folder)

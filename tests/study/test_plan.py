@@ -43,16 +43,21 @@ def test_noise_depends_on_prompt_and_seed_alone() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(names=st.lists(st.text(min_size=1, max_size=90), min_size=2, max_size=4, unique=True))
+@given(
+    names=st.lists(
+        st.from_regex(r"[A-Za-z0-9_.-]{0,79}[a-z]", fullmatch=True), min_size=2, max_size=4, unique=True
+    )
+)
 def test_unit_ids_are_file_names_and_stay_apart(names: list[str]) -> None:
-    prompts = [prompt(name) for name in names]
-    # Ids as users write them may hold anything; texts are made unique here, ids are the subject.
-    prompts = [
-        PromptRecord(id=p.id, text=f"text {index}", task="", metadata={}) for index, p in enumerate(prompts)
-    ]
-    ids = [unit.id for unit in make_plan(tiny_study(), prompts, 2).units]
+    plan = make_plan(tiny_study(), [prompt(name) for name in names], 2)
+    ids = [unit.id for unit in plan.units]
     assert len({name.lower() for name in ids}) == len(ids)
-    assert all(re.fullmatch(r"[A-Za-z0-9._+-]{1,120}", name) and not name.startswith(".") for name in ids)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{1,120}", name) for name in ids)
+
+
+def test_ids_that_differ_in_case_alone_stay_apart() -> None:
+    first, second = make_plan(tiny_study(), [prompt("Cat"), prompt("cat")], 2).units
+    assert first.id.lower() != second.id.lower()
 
 
 def test_plain_ids_stay_as_they_are() -> None:

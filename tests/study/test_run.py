@@ -182,7 +182,9 @@ def test_a_damaged_image_is_generated_anew(
     assert results(copy.folder) == before
 
 
-@pytest.mark.parametrize("name", ["traces", "summary", "receipts", "scores", "effects", "dose"])
+@pytest.mark.parametrize(
+    "name", ["traces", "summary", "receipts", "replacements", "scores", "effects", "dose"]
+)
 def test_a_truncated_table_is_rebuilt_without_the_model(copy: Run, no_model: None, name: str) -> None:
     before = results(copy.folder)
     path = copy.folder / f"{name}.parquet"
@@ -333,10 +335,29 @@ def test_only_some_units_and_other_arms_are_observed(tmp_path: Path, pipe: Any) 
     assert set(traces["rank"]) == {0, 1}
 
 
+def test_the_keys_that_took_over_are_recorded_where_asked_for(tmp_path: Path, pipe: Any) -> None:
+    arms = {name: ARMS[name] for name in ("sink_1", "random_1")}
+    study = tiny_study(observe=ObservePlan(units=2, replacements=2), arms=arms, metrics=("rmse",))
+    found = run(study, tmp_path / "run", pipe=pipe, progress=False).replacements()
+    assert set(found["arm"]) == {"sink_1"}
+    assert set(found["unit"]) == {"p0000-s0", "p0001-s0"}
+    assert (found["gain"] > 0).all()
+    assert set(found["rank"]) == {0, 1}
+
+
+def test_nan_in_the_attention_is_an_error_that_names_it(tmp_path: Path) -> None:
+    pipe = tiny_sd3()
+    pipe.transformer.transformer_blocks[1].attn.to_q.weight.data[0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="transformer_blocks.1.attn") as caught:
+        run(tiny_study(), tmp_path / "run", pipe=pipe, progress=False)
+    assert "In arm 'baseline', batch 0" in caught.value.__notes__[0]
+
+
 def test_a_study_without_arms_or_metrics(tmp_path: Path, pipe: Any) -> None:
     study = tiny_study(arms={}, metrics=(), margins={}, observe=None, prompts=TEXTS[:1])
     result = run(study, tmp_path / "run", pipe=pipe, progress=False)
     assert len(result.images("baseline")) == 1
     assert all(table().empty for table in (result.scores, result.effects, result.traces, result.receipts))
+    assert result.report().stat().st_size > 5000
     with pytest.raises(UsageError, match="Unknown arm 'sink_1'"):
         result.images("sink_1")

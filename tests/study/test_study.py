@@ -17,7 +17,7 @@ from sinkscope.study import ObservePlan, Study, contrasts, ladders
 
 
 def test_dict_and_yaml_round_trip(tmp_path: Path) -> None:
-    record = PromptRecord(id="a/b", text="a cat", task="colors", metadata={"include": [{"class": "cat"}]})
+    record = PromptRecord(id="a.b", text="a cat", task="colors", metadata={"include": [{"class": "cat"}]})
     late = Edit(TopMass(keys_per_head=2), layers=[0, 2], steps=(0.5, 1.0), branch="cond")
     study = tiny_study(
         prompts=[record],
@@ -83,10 +83,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"margins": {"lpips": 0.1}}, "metric in margins"),
     ({"margins": {"rmse": 0.0}}, "margin of rmse=0.0"),
     ({"prompts": ()}, "no prompts"),
-    ({"prompts": ("a cat", "  ")}, "Prompt 1 .* is empty"),
+    ({"prompts": ("a cat", "  ")}, "Prompt 'p0001' is empty"),
     ({"prompts": ("a cat", "a  cat")}, "same text"),
     ({"prompts": [{"id": "x", "text": "a"}, {"id": "x", "text": "b"}]}, "share the id 'x'"),
     ({"prompts": [{"id": "x"}]}, "has no text"),
+    ({"prompts": [{"id": "a/b", "text": "x"}]}, "cannot name a file"),
     ({"prompts": [{"text": "a", "colour": "b"}]}, "Unknown field of prompt 0 'colour'"),
     ({"prompts": 3}, "expected a list"),
     ({"arms": {"random": SINK.control("count")}}, "'count' control of edit .* which no arm"),

@@ -20,6 +20,8 @@ from sinkscope.study._store import Store
 from sinkscope.study._study import BASELINE, Study
 
 BOOTSTRAP_SEED = 0
+NO_EFFECTS = "metric task contrast kind arm reference n_prompts n_units effect ci_low ci_high verdict note"
+"""Columns of the table of effects where a study declares no contrast."""
 
 
 def contrasts(study: Study) -> list[Contrast]:
@@ -119,7 +121,7 @@ def _effects(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
     settings: dict[str, Any] = {"level": study.level, "draws": study.draws, "seed": BOOTSTRAP_SEED}
     declared = contrasts(study)
     if not declared or scores.empty:
-        return pd.DataFrame({"metric": [], "task": [], "contrast": []}, dtype="str")
+        return pd.DataFrame(columns=NO_EFFECTS.split(), dtype="str")
     return stats.effects(
         scores, contrasts=declared, metrics=list(study.metrics), margins=dict(study.margins), **settings
     )

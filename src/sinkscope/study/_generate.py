@@ -84,15 +84,21 @@ def run_task(
 ) -> tuple[list[Any], dict[str, pd.DataFrame]]:
     """Generate one batch in one arm; returns its images and its tables."""
     units = [unit.id for unit in task.batch.units]
-    looking = watch is not None and task.arm in watch["arms"] and not watched.isdisjoint(units)
     edits = study.edits(task.arm)
+    inside = watch is not None and not watched.isdisjoint(units)
+    looking = inside and watch is not None and task.arm in watch["arms"]
+    treated = any(edit.control_info is None for edit in edits)
+    replaced = watch["replacements"] if inside and treated and watch is not None else 0
     with ExitStack() as stack:
-        receipt = stack.enter_context(intervene(pipe, list(edits), units=units))
+        mode: Any = "full" if replaced else True
+        receipt = stack.enter_context(intervene(pipe, list(edits), units=units, receipt=mode))
         seen = stack.enter_context(_watch(pipe, watch, units)) if looking and watch is not None else None
         images = paint(pipe, study, task.batch.units)
     tables: dict[str, pd.DataFrame] = {}
     if edits:
         tables["receipts"] = _labelled(receipt.table(), task.arm)
+    if replaced:
+        tables["replacements"] = _of_units(receipt.replacements(replaced), watched, task.arm)
     if seen is not None and watch is not None:
         tables["traces"] = _of_units(seen.sinks(keys_per_head=watch["keys_per_head"]), watched, task.arm)
         tables["summary"] = _of_units(seen.summary(), watched, task.arm)

@@ -24,6 +24,9 @@ class ObservePlan:
     """How many units to watch, in plan order. None: all of a small model, the first 8 of a large one."""
     keys_per_head: int = 1
     """How many top-mass keys per step, row, layer and head go to `traces.parquet`."""
+    replacements: int = 0
+    """How many keys per step, row, layer and head that took the mass over go to `replacements.parquet`, for
+    the same units, in arms that are edits and no controls. Keeps the mass of every key while a batch runs."""
     kind: str | None = None
     """Kind of site. None: joint sites where the model has them, otherwise every kind."""
     arms: tuple[str, ...] = ("baseline",)
@@ -38,6 +41,14 @@ class ObservePlan:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UsageError(f"ObservePlan {name}={value!r}: expected a whole number from 1.")
+        if (
+            isinstance(self.replacements, bool)
+            or not isinstance(self.replacements, int)
+            or self.replacements < 0
+        ):
+            raise UsageError(
+                f"ObservePlan replacements={self.replacements!r}: expected a whole number from 0."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data."""

@@ -101,6 +101,10 @@ class Run:
         """What every edit did in every call: `Receipt.table` with unit and arm."""
         return self._store.table("receipts")
 
+    def replacements(self) -> pd.DataFrame:
+        """The keys that took the mass over (`Receipt.replacements`), with unit and arm; may be empty."""
+        return self._store.table("replacements")
+
     def traces(self) -> pd.DataFrame:
         """The sinks that were seen: `Observation.sinks` with unit and arm."""
         return self._store.table("traces")

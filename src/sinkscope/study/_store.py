@@ -3,7 +3,8 @@
 ```
 study.yaml                      settings as resolved, versions, hashes, seeds, prompts
 units/<arm>/<unit>.png          images, lossless
-traces.parquet summary.parquet receipts.parquet scores.parquet effects.parquet dose.parquet report.html
+traces.parquet summary.parquet receipts.parquet replacements.parquet scores.parquet effects.parquet
+dose.parquet report.html
 shards/<batch>/<arm>/           the same tables per task; done.json: SHA-256 of all the task wrote
 shards/scores/                  scores per metric, arm and chunk of units
 shards/tables.json              SHA-256 of the merged tables
@@ -32,7 +33,14 @@ from sinkscope.study._plan import Plan, Task
 
 RECORD = "study.yaml"
 FORMAT = 1
-TABLES = ("traces", "summary", "receipts")
+ORIGIN = "step timestep branch unit layer site"
+TABLES = {
+    "traces": f"{ORIGIN} head rank key segment position token role encoder mass arm",
+    "summary": f"{ORIGIN} max_mass mean_top1 entropy top5_mass max_activation keys arm",
+    "receipts": f"{ORIGIN} head keys share_of_keys mass_before mass_after edit arm",
+    "replacements": f"{ORIGIN} head rank key segment position token role encoder gain arm",
+}
+"""Tables that tasks write, with the columns a reader may rely on even where there is no row."""
 
 
 class Store:
@@ -182,7 +190,7 @@ class Store:
         filled = [frame for frame in frames if len(frame)]
         if filled:
             return pd.concat(filled, ignore_index=True)
-        return frames[0] if frames else pd.DataFrame({"unit": [], "arm": []}, dtype="str")
+        return pd.DataFrame(columns=TABLES[name].split(), dtype="str")
 
     def save_table(self, name: str, frame: pd.DataFrame, key: str = "") -> None:
         """Write a merged table and remember its SHA-256 and the `key` of what it was made from."""

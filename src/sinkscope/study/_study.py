@@ -24,7 +24,7 @@ from sinkscope.study._observe_plan import ObservePlan
 Arm: TypeAlias = Edit | tuple[Edit, ...] | None
 ANALYSIS_FIELDS = ("metrics", "margins", "level", "draws", "name")
 BASELINE = "baseline"
-NO_TASK = "custom"
+NO_TASK = "prompt"
 
 
 @dataclass(frozen=True)

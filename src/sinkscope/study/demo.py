@@ -39,7 +39,7 @@ def demo(*, quick: bool = False) -> Study:
         metrics=names,
         n_prompts=24 if quick else 96,
         steps=10 if quick else 20,
-        observe=ObservePlan(),
+        observe=ObservePlan(units=None if quick else 48, replacements=1),
         margins={name: MARGINS[name] for name in names},
     )
 
