@@ -29,6 +29,7 @@ from sinkscope.shapes.train.tokenizers import clip_tokenizer, t5_tokenizer
 
 _DECAY_SHARE = 0.33
 _EMPTY_SHARE = 0.1
+_SAVE_EVERY = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def train_denoiser(
                 f"step {step} loss {loss.item():.4f} readout {readout.item():.3f} {rate:.2f} steps/s",
                 flush=True,
             )
-        if (step + 1) % 200 == 0 or step + 1 == plan.steps:
+        if (step + 1) % _SAVE_EVERY == 0 or step + 1 == plan.steps:
             checkpoint.save(step + 1)
     return averaged
 
