@@ -90,6 +90,7 @@ USAGE: list[tuple[list[str], str]] = [
     (["score"], "RUN is missing"),
     (["observe", "shapes"], "--prompt"),
     (["observe", "shapes", "--prompt", "a", "--out", "x.xlsx"], ".parquet or .csv"),
+    (["observe", "shapes", "--prompt", " "], "empty prompt"),
     (["sites", "./nowhere"], "nowhere"),
 ]
 
@@ -250,6 +251,8 @@ def test_observe_refuses_what_the_model_has_not(
 ) -> None:
     assert cli.main(["observe", str(folders["sd3"]), "--prompt", "a", "--layers", "9", *SMALL]) == 2
     assert "Unknown layer 9" in capsys.readouterr().err
+    assert cli.main(["observe", str(folders["sd3"]), "--prompt", "a", *SMALL, "--height", "17"]) == 2
+    assert "refused its settings" in capsys.readouterr().err
     assert cli.main(["observe", str(folders["sd3"] / "transformer"), "--prompt", "a", *SMALL]) == 2
     assert "expected a text-to-image pipeline" in capsys.readouterr().err
 

@@ -149,10 +149,13 @@ def observe(arguments: Namespace) -> int:
     import torch
 
     from sinkscope.models import observe as observe_model
+    from sinkscope.study._pipeline import call
     from sinkscope.study._resolve import default_kind
 
     if arguments.out is not None and arguments.out.suffix not in (".parquet", ".csv"):
         raise UsageError(f"--out {arguments.out}: expected a name that ends in .parquet or .csv.")
+    if arguments.steps < 1 or not arguments.prompt.strip():
+        raise UsageError("Got an empty prompt or no steps: expected a text, and --steps from 1.")
     pipe = _load(arguments.model, arguments.device)
     if not hasattr(pipe, "set_progress_bar_config"):
         raise UsageError(f"{arguments.model} is a {type(pipe).__name__}: expected a text-to-image pipeline.")
@@ -163,7 +166,7 @@ def observe(arguments: Namespace) -> int:
     }
     with observe_model(pipe, arguments.layers, kind=kind, queries=arguments.queries) as seen:
         generator = torch.Generator("cpu").manual_seed(arguments.seed)
-        pipe(arguments.prompt, num_inference_steps=arguments.steps, generator=generator, **size)
+        call(pipe, prompt=arguments.prompt, num_inference_steps=arguments.steps, generator=generator, **size)
     sinks, summary = seen.sinks(keys_per_head=arguments.keys_per_head), seen.summary()
     _print_table("attention mass, mean over steps", _by_layer(summary))
     _print_table("most frequent sinks", _by_token(sinks))

@@ -313,6 +313,12 @@ def test_what_only_a_call_can_tell_loses_nothing(tmp_path: Path, pipe: Any, edit
     assert Run.open(tmp_path / "run").progress() == (2, 10)
 
 
+@pytest.mark.parametrize("size", [17, 4096])
+def test_a_size_the_model_was_not_made_for(tmp_path: Path, pipe: Any, size: int) -> None:
+    with pytest.raises(UsageError, match=f"refused its settings.*{size}"):
+        run(tiny_study(height=size, width=size), tmp_path / "run", pipe=pipe, progress=False)
+
+
 def test_an_image_of_nan_is_an_error(tmp_path: Path) -> None:
     pipe = tiny_sd3()
     pipe.vae.decoder.conv_out.bias.data += torch.nan

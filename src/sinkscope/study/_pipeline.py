@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sinkscope.errors import NonFiniteError, UsageError
+from sinkscope.errors import NonFiniteError, SinkscopeError, UsageError
 from sinkscope.study._plan import Unit
 from sinkscope.study._study import Study
 
@@ -54,11 +54,12 @@ def paint(pipe: Any, study: Study, units: Sequence[Unit]) -> list[Image.Image]:
 
     Raises:
         NonFiniteError: An image holds NaN or infinity.
-        UsageError: The pipeline returned something other than one image per unit.
+        UsageError: The pipeline refused a setting, or returned something other than one image per unit.
     """
     settings = {argument: getattr(study, name) for name, argument in ARGUMENTS.items()}
     with _quiet(pipe):
-        result = pipe(
+        result = call(
+            pipe,
             prompt=[unit.prompt.text for unit in units],
             generator=[unit.generator() for unit in units],
             output_type="np",
@@ -70,6 +71,24 @@ def paint(pipe: Any, study: Study, units: Sequence[Unit]) -> list[Image.Image]:
             f"{type(pipe).__name__} returned {type(result).__name__} without one image per prompt."
         )
     return [_image(np.asarray(image), unit) for image, unit in zip(images, units, strict=True)]
+
+
+def call(pipe: Any, **arguments: Any) -> Any:
+    """Call a pipeline; what it says against its arguments becomes a usage error.
+
+    Raises:
+        UsageError: The pipeline refused an argument, for example a size it was not made for.
+    """
+    try:
+        return pipe(**arguments)
+    except SinkscopeError:
+        raise
+    except ValueError as error:
+        size = {name: arguments[name] for name in ("height", "width") if name in arguments}
+        raise UsageError(
+            f"{type(pipe).__name__} refused its settings: {error} Got {size or 'its own size'}; "
+            "change height, width, steps or guidance to what the model was made for."
+        ) from error
 
 
 def _image(pixels: np.ndarray[Any, Any], unit: Unit) -> Image.Image:
