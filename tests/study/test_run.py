@@ -16,6 +16,7 @@ from tests.study.small import ARMS, TEXTS, results, tiny_study
 from tests.tiny import tiny_sd3
 
 import sinkscope.study._generate as generating
+import sinkscope.study._record as recording
 import sinkscope.study._run as running
 from sinkscope.attention import TopMass
 from sinkscope.errors import NonFiniteError, SinkscopeError, StoreError, UsageError
@@ -257,6 +258,17 @@ def test_other_weights_are_refused(copy: Run) -> None:
     (copy.folder / "units" / "null" / "p0000-s0.png").unlink()
     with pytest.raises(StoreError, match="weights of .*transformer.* are not those"):
         run(tiny_study(), copy.folder, pipe=tiny_sd3(seed=1), progress=False)
+
+
+def test_other_versions_are_written_down(
+    copy: Run, again: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy.folder / "units" / "null" / "p0000-s0.png").unlink()
+    now = recording.versions()
+    monkeypatch.setattr(recording, "versions", lambda: {**now, "torch": "9.9"})
+    again(copy.folder)
+    assert copy.record["continued_with"] == {"torch": f"{now['torch']} -> 9.9"}
+    assert copy.record["versions"] == now
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path, pipe: Any) -> None:

@@ -4,7 +4,8 @@ same.
 The fields of the study are at the top level, as in a study file (so `Study.from_yaml` reads both). Beside
 them: `format`, `hash`, `resolved` (batch, device, threads, dtype, pipeline class, parameters, observed layers
 and units), `arm_info` (role, treated arm, kind of control, budget, words), `units`, `prompt_records`,
-`weights` (SHA-256 per module), `versions`, `noise` and, once scored, `metric_identity`.
+`weights` (SHA-256 per module), `versions`, `noise`, once scored `metric_identity`, and where a run was
+continued with other packages `continued_with`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ def versions() -> dict[str, str]:
 
         found["sinkscope"] = __version__
     return found
+
+
+def changed_versions(record: Mapping[str, Any]) -> dict[str, str]:
+    """Packages whose version differs from the one a run was started with, as "then -> now"."""
+    there = record["versions"]
+    return {name: f"{there.get(name)} -> {now}" for name, now in versions().items() if there.get(name) != now}
 
 
 def modules(pipe: Any) -> dict[str, torch.nn.Module]:

@@ -6,6 +6,7 @@ leaves the rest alone. A finished run that is run again loads no model.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -230,8 +231,22 @@ def _complete(
         todo = _generate.unfinished(store, plan)
     else:
         _record.refuse_other_model(store.folder, record, weights, _device(pipe))
+        record = _continued(store, record, show=progress)
     watch = record["resolved"]["observe"]
     _generate.generate(store, study, plan, pipe, todo=todo, watch=watch, show=progress)
+    return record
+
+
+def _continued(store: Store, record: dict[str, Any], *, show: bool) -> dict[str, Any]:
+    """Say and write down that the rest of a run is made with other packages, which may round differently."""
+    changed = _record.changed_versions(record)
+    if not changed:
+        return record
+    if show:
+        words = ", ".join(f"{name} {change}" for name, change in changed.items())
+        print(f"note: {store.folder} was started with other versions ({words})", file=sys.stderr)
+    record = {**record, "continued_with": changed}
+    store.write_record(record)
     return record
 
 
