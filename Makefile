@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo demo-quick test test-quick lint browser env clean
+.PHONY: demo demo-quick test test-quick lint bench browser env clean
 
 demo: $(READY)  ## run the embedded study and print the path of its report
 	$(BIN)/sinkscope demo --out runs/demo
@@ -38,6 +38,9 @@ browser:
 	@command -v chromium >/dev/null || (command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
 	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null) \
 	  || echo "chromium is not here and cannot be installed: the browser tests will be skipped"
+
+bench: $(READY)  ## ratios of observing and editing to the plain pipeline
+	$(BIN)/python benchmarks/embedded.py
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
