@@ -50,9 +50,8 @@ def main() -> None:
                 pipe(PROMPTS, generator=noise)
             times[name].append(time.perf_counter() - began)
     base = statistics.median(times["plain"])
-    print(
-        f"plain: {base / len(PROMPTS):.2f} s per image, batch {len(PROMPTS)}, {torch.get_num_threads()} threads"
-    )
+    each = base / len(PROMPTS)
+    print(f"plain: {each:.2f} s per image, batch {len(PROMPTS)}, {torch.get_num_threads()} threads")
     for name, found in times.items():
         print(f"{statistics.median(found) / base:6.2f} x  {name}")
 
