@@ -1,6 +1,6 @@
 """Train the embedded model: `python -m sinkscope.shapes.train --work FOLDER`.
 
-Stages run in order (vae, latents, denoiser, clip, export), each resumes from its checkpoint in the work
+Stages run in order (clip, vae, latents, denoiser, export), each resumes from its checkpoint in the work
 folder, so the same command continues a run that was cut off. `--stage` runs one of them.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
+
+STAGES = ("clip", "vae", "latents", "denoiser", "export")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,31 +28,29 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    stages = ("vae", "latents", "denoiser", "clip", "export") if args.stage == "all" else (args.stage,)
     args.work.mkdir(parents=True, exist_ok=True)
     size = Size(layers=args.layers, heads=args.heads)
     plan = Plan(steps=args.steps, batch=args.batch, seed=args.seed, compile=args.compile)
-    if "clip" in stages:
+    wanted = STAGES if args.stage == "all" else (args.stage,)
+    if "clip" in wanted:
         train_clip(args.work, steps=args.clip_steps, device=device, seed=args.seed)
-    if stages == ("clip",):
-        return 0
-    vae = train_vae(args.work, steps=args.vae_steps, batch=20, device=device)
-    if stages == ("vae",):
-        return 0
-    data = make_latents(args.work, vae.eval(), n=args.scenes, device=device)
-    if stages == ("latents",):
-        return 0
-    if "denoiser" in stages:
+    if {"vae", "latents", "denoiser"} & set(wanted):
+        vae = train_vae(args.work, steps=args.vae_steps, batch=20, device=device).eval()
+    if {"latents", "denoiser"} & set(wanted):
+        data = make_latents(args.work, vae, n=args.scenes, device=device)
+    if "denoiser" in wanted:
         train_denoiser(args.work, data, plan, size=size, device=device)
-    if "export" in stages:
-        export(
-            args.work, args.out, size=size, command=["python", "-m", "sinkscope.shapes.train", *_words(argv)]
-        )
+    if "export" in wanted:
+        export(args.work, args.out, size=size, command=_command(args))
     return 0
 
 
-def _words(argv: list[str] | None) -> list[str]:
-    return list(sys.argv[1:] if argv is None else argv)
+def _command(args: argparse.Namespace) -> list[str]:
+    """The command that trains the same model from nothing."""
+    words = ["python", "-m", "sinkscope.shapes.train"]
+    for name in ("steps", "batch", "scenes", "layers", "heads", "vae_steps", "clip_steps", "seed"):
+        words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    return words + ["--compile"] * args.compile
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,9 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=Path("training/model"), help="folder to export the pipeline to"
     )
-    parser.add_argument(
-        "--stage", choices=["all", "vae", "latents", "denoiser", "clip", "export"], default="all"
-    )
+    parser.add_argument("--stage", choices=["all", *STAGES], default="all")
     parser.add_argument("--steps", type=int, default=6000, help="training steps of the denoiser")
     parser.add_argument("--batch", type=int, default=64, help="rows of a denoiser step")
     parser.add_argument("--scenes", type=int, default=40_000, help="painted scenes")

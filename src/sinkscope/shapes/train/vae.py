@@ -47,9 +47,7 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def train_vae(
-    folder: Path, *, steps: int, batch: int, device: torch.device, seed: int = 0, minutes: float | None = None
-) -> AutoencoderKL:
+def train_vae(folder: Path, *, steps: int, batch: int, device: torch.device, seed: int = 0) -> AutoencoderKL:
     """Train, resuming from `folder/vae.ckpt.safetensors` when it is there, and return the autoencoder.
 
     The loss is L1 + L2 on pixels and on pixel differences (edges), with a small KL term and noise on the
@@ -60,6 +58,8 @@ def train_vae(
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     checkpoint = Checkpoint(folder / "vae", {"model": model}, optimizer)
     start = checkpoint.restore()
+    if start >= steps:
+        return model
     began = time.monotonic()
     pool = painted(12_000, np.random.default_rng(seed))
     for step in range(start, steps):
@@ -81,9 +81,6 @@ def train_vae(
             )
         if (step + 1) % 250 == 0 or step + 1 == steps:
             checkpoint.save(step + 1)
-        if minutes is not None and time.monotonic() - began > 60 * minutes:
-            checkpoint.save(step + 1)
-            break
     return model
 
 
