@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sinkscope.study import Run, Study
 
 ONLY_WITHOUT_FILE = tuple(
-    "model prompts n_prompts seeds steps guidance height width batch layers budgets metrics".split()
+    "model prompts n_prompts seeds steps guidance height width batch layers budgets metrics option".split()
 )
 SHAPES_PROMPTS = 24
 
@@ -72,8 +72,17 @@ def _study_of(arguments: Namespace, pipe: Any) -> Study:
         n_prompts=count,
         arms=default_arms(sites(pipe), budgets=arguments.budgets or (1,), layers=arguments.layers),
         metrics=arguments.metrics or _fitting_metrics(shapes and prompts == "shapes"),
+        metric_options=_options(arguments.option),
         **{name: value for name, value in settings.items() if value is not None},
     )
+
+
+def _options(given: list[tuple[str, str, Any]] | None) -> dict[str, dict[str, Any]]:
+    """Metric -> its options, from what `--option` collected."""
+    found: dict[str, dict[str, Any]] = {}
+    for metric, name, value in given or ():
+        found.setdefault(metric, {})[name] = value
+    return found
 
 
 def _fitting_metrics(shapes: bool) -> tuple[str, ...]:
@@ -117,7 +126,7 @@ def score(arguments: Namespace) -> int:
 
     _quiet_libraries()
     result = Run.open(arguments.run)
-    result.score(arguments.metrics, progress=not arguments.quiet)
+    result.score(arguments.metrics, options=_options(arguments.option), progress=not arguments.quiet)
     _print_effects(result)
     print(f"scores: {result.folder / 'scores.parquet'}")
     return 0

@@ -14,7 +14,7 @@ from sinkscope.errors import SinkscopeError
 
 CORE = (
     "torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "pandas", "pyarrow", "scipy",
-    "statsmodels", "scikit-image", "matplotlib", "jinja2", "rich", "pyyaml", "filelock",
+    "scikit-image", "matplotlib", "jinja2", "rich", "pyyaml", "filelock",
 )  # fmt: skip
 
 

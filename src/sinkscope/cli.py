@@ -67,8 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sinkscope",
         description="Measure attention sinks in diffusion transformers, remove them while generating, and "
-        "say what "
-        "that changed.",
+        "say what that changed.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -95,8 +94,7 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "run",
         help="run a study, or continue one; the same command resumes",
-        description="Run a study file, or the default arms (null, strongest sinks, as many random keys) on a "
-        "model.",
+        description="Run a study file, or the default arms (null, strongest sinks, as many random keys).",
     )
     parser.add_argument("study", nargs="?", type=Path, metavar="STUDY.yaml", help="study file")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/<name>-<hash>)")
@@ -120,6 +118,7 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     own.add_argument(
         "--metrics", type=names, metavar="ssim,rmse", help="metrics (default: those that fit the model)"
     )
+    _option(own)
 
 
 def _score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -128,6 +127,7 @@ def _score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument(
         "--metrics", type=names, metavar="ssim,lpips", help="metrics to add (default: the run's own)"
     )
+    _option(parser)
     parser.add_argument(
         "--list", action="store_true", help="list the metrics and whether they can be computed here"
     )
@@ -166,6 +166,30 @@ def _doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
 
 
+def _option(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--option",
+        type=option,
+        action="append",
+        metavar="METRIC.NAME=VALUE",
+        help="an option of a metric, for example clip_t.checkpoint=openai/clip-vit-base-patch32",
+    )
+
+
+def option(text: str) -> tuple[str, str, str | int | float]:
+    """One option of a metric: "clip_t.batch=8" is ("clip_t", "batch", 8)."""
+    key, equals, value = text.partition("=")
+    metric, dot, name = key.partition(".")
+    if not (equals and dot and metric and name and value):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected METRIC.NAME=VALUE, for example clip_t.batch=8")
+    for kind in (int, float):
+        try:
+            return metric, name, kind(value)
+        except ValueError:
+            continue
+    return metric, name, value
+
+
 def names(text: str) -> tuple[str, ...]:
     """Comma-separated names."""
     found = tuple(part.strip() for part in text.split(",") if part.strip())
@@ -185,7 +209,7 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-__all__ = ["build_parser", "main", "names", "numbers"]
+__all__ = ["build_parser", "main", "names", "numbers", "option"]
 
 if __name__ == "__main__":
     sys.exit(main())

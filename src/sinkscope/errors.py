@@ -1,7 +1,8 @@
 """The errors a user can meet.
 
-Every message says what was got, what was expected and what to do. The command line prints the message alone and exits
-with `exit_code` (2 for usage, 1 for failures). This module imports the standard library only; every room may use it.
+Every message says what was got, what was expected and what to do. The command line prints the message alone
+and exits with `exit_code` (2 for usage, 1 for failures). This module imports the standard library only; every
+room may use it.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ class MissingDependencyError(SinkscopeError):
 
 
 class MissingWeightsError(SinkscopeError):
-    """A checkpoint is not on this machine; the message names files, size and the command that fetches them."""
+    """A checkpoint is not on this machine; the message names the files and how to get them."""
 
 
 class UnsupportedAttentionError(SinkscopeError):
-    """An attention module whose softmax cannot be seen. The message names module, class, reason and remedy."""
+    """An attention module whose softmax cannot be seen; the message names module, reason and remedy."""
 
 
 class LinearAttentionError(UnsupportedAttentionError):

@@ -140,3 +140,21 @@ def test_a_study_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
     with pytest.raises(UsageError, match="expected a mapping"):
         Study.from_yaml(tmp_path / "list.yaml")
+
+
+def test_options_of_a_metric_travel_with_the_study_and_do_not_change_its_hash() -> None:
+    plain = Study(metrics=["clip_t"])
+    chosen = Study(metrics=["clip_t"], metric_options={"clip_t": {"checkpoint": "some/clip"}})
+    assert Study.from_dict(chosen.to_dict()) == chosen
+    assert chosen.hash == plain.hash
+    with pytest.raises(UsageError, match="metric_options"):
+        Study(metrics=["ssim"], metric_options={"clip_t": {"batch": 2}})
+
+
+def test_the_embedded_clip_does_not_judge_other_models() -> None:
+    from sinkscope.study._score import check_metrics
+
+    with pytest.raises(UsageError, match="knows coloured shapes only.*--option clip_t.checkpoint"):
+        check_metrics(["clip_t"], [], options={}, model="stabilityai/stable-diffusion-3-medium-diffusers")
+    with pytest.raises(UsageError, match="Its options: checkpoint"):
+        check_metrics(["clip_t"], [], options={"clip_t": {"size": 3}}, model="shapes")

@@ -43,9 +43,11 @@ class Observation:
         """Steps that were seen: the first axis of `mass`."""
         return tuple(sorted({seen.step for seen in self._records()}))
 
-    def rows(self, layer: int | None = None, *, site: str | None = None) -> pd.DataFrame:
+    def rows(
+        self, layer: int | None = None, queries: str | None = None, *, site: str | None = None
+    ) -> pd.DataFrame:
         """What the row axis of `mass` stands for: `row branch unit repeat` (frames or windows)."""
-        rows = _rows(self._select(layer, None, site))
+        rows = _rows(self._select(layer, queries, site))
         return pd.DataFrame(
             {
                 "row": np.arange(len(rows)),

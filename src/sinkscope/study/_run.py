@@ -129,11 +129,18 @@ class Run:
         marked = (task for task in self.plan.tasks() if self._store.marker(task) is not None)
         return sum(len(task.batch.units) for task in marked), self.plan.images
 
-    def score(self, metrics: Sequence[str] | None = None, *, progress: bool = True) -> pd.DataFrame:
+    def score(
+        self,
+        metrics: Sequence[str] | None = None,
+        *,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
         """Score the images again, or with further metrics, and analyse.
 
         Args:
             metrics: Names to add to the run's metrics. None: score with the run's own.
+            options: Metric -> its options, over those of the run.
             progress: Show progress.
 
         Raises:
@@ -143,8 +150,10 @@ class Run:
         """
         record = self.record
         names = list(dict.fromkeys((*record["metrics"], *(metrics or ()))))
+        merged = {**record.get("metric_options", {}), **{k: dict(v) for k, v in (options or {}).items()}}
         with self._store.lock():
-            _finish(self._store, {**record, "metrics": names}, self.plan, show=progress)
+            changed = {**record, "metrics": names, "metric_options": merged}
+            _finish(self._store, changed, self.plan, show=progress)
         return self.scores()
 
     def analyse(self) -> pd.DataFrame:
@@ -186,7 +195,7 @@ def run(
     from sinkscope.study._score import check_metrics
 
     prompts = resolve_prompts(study)
-    check_metrics(study.metrics, prompts)
+    check_metrics(study.metrics, prompts, options=study.metric_options, model=study.model)
     store = Store(Path(out))
     with store.lock():
         record = store.record()
@@ -254,7 +263,8 @@ def _finish(store: Store, record: Mapping[str, Any], plan: Plan, *, show: bool) 
     """Score and analyse; the record keeps the metrics and what each of them was."""
     from sinkscope.study._score import score
 
-    identities = score(store, plan, record["metrics"], show=show)
+    options = record.get("metric_options", {})
+    identities = score(store, plan, record["metrics"], options=options, model=record["model"], show=show)
     record = {**record, "metric_identity": _plain(identities)}
     if record != store.record():
         store.write_record(record)

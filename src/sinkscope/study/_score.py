@@ -8,7 +8,7 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,19 @@ CHUNK = 64
 COLUMNS = ("unit", "prompt_id", "prompt", "task", "seed", "arm", "metric", "value", "status")
 
 
-def check_metrics(names: Sequence[str], prompts: Sequence[PromptRecord]) -> None:
+Options = Mapping[str, Mapping[str, Any]]
+
+
+def check_metrics(
+    names: Sequence[str], prompts: Sequence[PromptRecord], *, options: Options, model: str
+) -> None:
     """Refuse metrics that do not exist or cannot be computed here, before any time is spent.
+
+    Args:
+        names: Metrics.
+        prompts: The prompts of the study.
+        options: Metric -> its options; a metric with options is built, so that its weights are looked for.
+        model: The model of the study: the embedded CLIP knows nothing but the embedded model's shapes.
 
     Raises:
         UsageError: There is no such metric, or the prompts say nothing it could judge by.
@@ -40,6 +51,16 @@ def check_metrics(names: Sequence[str], prompts: Sequence[PromptRecord]) -> None
     for name in names:
         if name not in known:
             raise unknown("metric", name, known)
+        if name == "clip_t" and model != "shapes" and not options.get(name, {}).get("checkpoint"):
+            raise UsageError(
+                "Metric 'clip_t' by default uses the embedded CLIP, which knows coloured shapes only, and "
+                f"the model is {model!r}. Name a checkpoint: a folder or a hub id, for example "
+                'metric_options={"clip_t": {"checkpoint": "openai/clip-vit-base-patch32"}}, on the command '
+                "line --option clip_t.checkpoint=PATH."
+            )
+        if name in options:
+            metrics.get(name, **options[name]).identity()
+            continue
         info = known[name]
         if info.status != "ready":
             raise MissingWeightsError(
@@ -55,7 +76,9 @@ def check_metrics(names: Sequence[str], prompts: Sequence[PromptRecord]) -> None
             )
 
 
-def score(store: Store, plan: Plan, names: Sequence[str], *, show: bool = True) -> dict[str, dict[str, Any]]:
+def score(
+    store: Store, plan: Plan, names: Sequence[str], *, options: Options, model: str, show: bool = True
+) -> dict[str, dict[str, Any]]:
     """Score every image with every metric and write `scores.parquet`.
 
     Returns:
@@ -64,13 +87,13 @@ def score(store: Store, plan: Plan, names: Sequence[str], *, show: bool = True) 
     Raises:
         StoreError: An image is missing or not the one that was generated.
     """
-    check_metrics(names, [unit.prompt for unit in plan.units])
+    check_metrics(names, [unit.prompt for unit in plan.units], options=options, model=model)
     digests = store.image_digests(plan)
     chunks = [plan.units[start : start + CHUNK] for start in range(0, len(plan.units), CHUNK)]
     frames, identities = [], {}
     with Meter("score", plan.images * len(names), show=show) as meter:
         for name in names:
-            scorer = _Scorer(store, metrics.get(name), digests)
+            scorer = _Scorer(store, metrics.get(name, **options.get(name, {})), digests)
             identities[name] = dict(scorer.identity)
             for arm in plan.arms:
                 for index, units in enumerate(chunks):

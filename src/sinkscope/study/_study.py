@@ -22,7 +22,7 @@ from sinkscope.study._files import canonical, digest, dump_yaml, read_yaml
 from sinkscope.study._observe_plan import ObservePlan
 
 Arm: TypeAlias = Edit | tuple[Edit, ...] | None
-ANALYSIS_FIELDS = ("metrics", "margins", "level", "draws", "name")
+ANALYSIS_FIELDS = ("metrics", "metric_options", "margins", "level", "draws", "name")
 BASELINE = "baseline"
 NO_TASK = "prompt"
 
@@ -54,6 +54,8 @@ class Study:
     first."""
     metrics: tuple[str, ...] = ("scene",)
     """Names of metrics; `sinkscope score --list` shows them."""
+    metric_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Metric -> its options, for example `{"clip_t": {"checkpoint": "openai/clip-vit-base-patch32"}}`."""
     seeds: tuple[int, ...] = (0,)
     """Each prompt is generated once per seed."""
     n_prompts: int | None = None
@@ -86,6 +88,10 @@ class Study:
             "metrics": _strings("metrics", self.metrics),
             "seeds": _sequence("seeds", self.seeds),
             "margins": dict(_mapping("margins", self.margins)),
+            "metric_options": {
+                name: dict(_mapping(f"metric_options of {name}", value))
+                for name, value in _mapping("metric_options", self.metric_options).items()
+            },
             "prompts": _prompts(self.prompts),
             "model": str(self.model) if isinstance(self.model, Path) else self.model,
         }
@@ -130,6 +136,7 @@ class Study:
         )
         data["arms"] = {name: _plain_arm(arm) for name, arm in self.arms.items()}
         data["metrics"] = list(self.metrics)
+        data["metric_options"] = {name: dict(value) for name, value in self.metric_options.items()}
         data["seeds"] = list(self.seeds)
         for name in ("n_prompts", "steps", "guidance", "height", "width", "batch"):
             data[name] = getattr(self, name)

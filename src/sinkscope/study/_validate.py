@@ -83,6 +83,11 @@ def _metrics(study: Study) -> None:
         if name not in known:
             raise unknown("metric", name, known)
     _refuse_repeats("metrics", study.metrics)
+    for name in study.metric_options:
+        if name not in study.metrics:
+            raise unknown(
+                "metric in metric_options (expected one of the study's metrics)", name, study.metrics
+            )
     for name, margin in study.margins.items():
         if name not in study.metrics:
             raise unknown("metric in margins (expected one of the study's metrics)", name, study.metrics)
