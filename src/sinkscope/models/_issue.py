@@ -86,7 +86,7 @@ def _native(func: Any, call: AttentionCall) -> Tensor:
     if mask is not None and is_causal:
         mask, is_causal = fold_causal(mask, call.q.shape[2], call.k.shape[2]), False
     extra = {"enable_gqa": True} if call.enable_gqa else {}
-    return func(  # type: ignore[no-any-return]
+    return func(
         call.q,
         call.k,
         call.v,

@@ -225,7 +225,7 @@ class Session:
     def _attention(self, frames: Frames, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         frame, index = frames.attribute()
         if not self.handlers or not self._covers(frame.name):
-            return func(*args, **kwargs)  # type: ignore[no-any-return]
+            return func(*args, **kwargs)
         if not frames.recompute:
             self.calls += 1
         arguments = call_arguments(args, kwargs)
