@@ -144,12 +144,6 @@ def test_the_metric_of_the_page_works_as_a_plugin(tmp_path: Path, monkeypatch: p
     assert {info.name: info.status for info in metrics.available()}["saturation"] == "ready"
 
 
-def test_the_wrapped_clip_of_the_page_is_a_metric() -> None:
-    names: dict[str, Any] = {}
-    exec(compile(example_with("class ClipB32"), "metrics.md", "exec"), names)
-    assert isinstance(names["ClipB32"](), metrics.Metric)
-
-
 # ---- completeness
 
 

@@ -22,6 +22,7 @@ def data() -> dict[str, torch.Tensor]:
         "latent": torch.randn(16, 4, 16, 16, generator=generator).half(),
         "shape": torch.randint(9, (16, 64), generator=generator, dtype=torch.uint8),
         "color": torch.randint(11, (16, 64), generator=generator, dtype=torch.uint8),
+        "task": torch.arange(16, dtype=torch.uint8) % 6,
         **{name: i.to(torch.int16) for name, i in zip(names, ids, strict=True)},
     }
 

@@ -30,7 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device(args.device)
     args.work.mkdir(parents=True, exist_ok=True)
     size = Size(layers=args.layers, heads=args.heads)
-    plan = Plan(steps=args.steps, batch=args.batch, seed=args.seed, compile=args.compile)
+    plan = Plan(
+        steps=args.steps,
+        batch=args.batch,
+        sigma_mean=args.sigma_mean,
+        task_shares=tuple(args.task_shares),
+        seed=args.seed,
+        compile=args.compile,
+    )
     wanted = STAGES if args.stage == "all" else (args.stage,)
     if "clip" in wanted:
         train_clip(args.work, steps=args.clip_steps, device=device, seed=args.seed)
@@ -48,8 +55,19 @@ def main(argv: list[str] | None = None) -> int:
 def _command(args: argparse.Namespace) -> list[str]:
     """The command that trains the same model from nothing."""
     words = ["python", "-m", "sinkscope.shapes.train"]
-    for name in ("steps", "batch", "scenes", "layers", "heads", "vae_steps", "clip_steps", "seed"):
+    for name in (
+        "steps",
+        "batch",
+        "scenes",
+        "layers",
+        "heads",
+        "vae_steps",
+        "clip_steps",
+        "sigma_mean",
+        "seed",
+    ):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    words += ["--task-shares", *map(str, args.task_shares)]
     return words + ["--compile"] * args.compile
 
 
@@ -67,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--vae-steps", type=int, default=1000)
     parser.add_argument("--clip-steps", type=int, default=1500)
+    parser.add_argument("--sigma-mean", type=float, default=0.0, help="mean logit of the noise level")
+    parser.add_argument(
+        "--task-shares", type=float, nargs=6, default=[1.0] * 6, help="how often each GenEval task is drawn"
+    )
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument(
         "--compile", action="store_true", help="compile the blocks (needs a C++ compiler on CPU)"

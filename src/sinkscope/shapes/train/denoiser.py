@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
+from sinkscope.shapes.grammar import TASKS
 from sinkscope.shapes.painter import COLORS, SHAPES
 from sinkscope.shapes.train.build import Conditioner, Size, build_transformer, token_ids
 from sinkscope.shapes.train.checkpoint import Checkpoint
@@ -41,6 +42,10 @@ class Plan:
     matrix_lr: float = 2e-3
     other_lr: float = 1e-3
     readout_weight: float = 0.2
+    sigma_mean: float = 0.0
+    """Mean of the logit-normal noise level; above 0 dwells on high noise, where the layout is decided."""
+    task_shares: tuple[float, ...] = (1.0,) * len(TASKS)
+    """How often each task is drawn, in the order of `TASKS`."""
     compile: bool = False
     ema: float = 0.9985
     seed: int = 2
@@ -147,9 +152,10 @@ def _loss(
     std: float,
 ) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
-    rows = torch.randint(len(data["latent"]), (plan.batch,), generator=generator)
+    weights = torch.tensor(plan.task_shares)[data["task"].long()]
+    rows = torch.multinomial(weights, plan.batch, replacement=True, generator=generator)
     drop = torch.rand(plan.batch, generator=generator) < _EMPTY_SHARE
-    sigma = torch.sigmoid(torch.randn(plan.batch, generator=generator)).to(device)
+    sigma = torch.sigmoid(plan.sigma_mean + torch.randn(plan.batch, generator=generator)).to(device)
     clean = ((data["latent"][rows].float() - mean) / std).to(device)
     noise = torch.randn(clean.shape, generator=generator).to(device)
     ids = []

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sinkscope.shapes.grammar import TASKS
 from sinkscope.shapes.painter import SHAPES, Scenes, layers, paint
 from sinkscope.shapes.scenes import draw
 from sinkscope.shapes.train.build import token_ids
@@ -26,6 +27,7 @@ def make_latents(
 
     Returns:
         latent: float16 [n, 4, 16, 16]. clip_l, clip_g, t5: token ids int16 [n, position].
+        task: index into `TASKS`, uint8 [n].
         shape, color: what covers each image token, uint8 [n, 64], 0 for background.
     """
     file = folder / "latents.safetensors"
@@ -52,6 +54,7 @@ def _chunk(vae: AutoencoderKL, rng: np.random.Generator, device: torch.device) -
     ]
     shape, color = under_tokens(scenes)
     return {
+        "task": torch.tensor([TASKS.index(caption.task) for caption in captions], dtype=torch.uint8),
         "latent": torch.cat(parts).half().contiguous(),
         "clip_l": ids[0].to(torch.int16),
         "clip_g": ids[1].to(torch.int16),
