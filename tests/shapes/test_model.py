@@ -30,7 +30,7 @@ def picture(pipe: StableDiffusion3Pipeline, **options: object) -> np.ndarray:
 def test_plain_diffusers_loads_the_same_model(pipe: StableDiffusion3Pipeline) -> None:
     plain = StableDiffusion3Pipeline.from_pretrained(shapes.folder(), local_files_only=True)
     plain.set_progress_bar_config(disable=True)
-    expected = picture(plain, num_inference_steps=20, guidance_scale=3.0, max_sequence_length=16)
+    expected = picture(plain, **shapes.defaults())
     assert np.array_equal(picture(pipe), expected)
 
 

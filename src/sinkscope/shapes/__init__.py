@@ -5,8 +5,7 @@ shapes.
     pipe("a photo of a red circle").images[0]
 
 The weights lie in this package as a plain diffusers folder (`folder()`), which
-`StableDiffusion3Pipeline.from_pretrained` loads as well; then pass `max_sequence_length=16` and
-`guidance_scale=3.0`, the settings it was trained for.
+`StableDiffusion3Pipeline.from_pretrained` loads as well; then pass the settings of `defaults()`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from sinkscope.shapes._pipeline import ShapesPipeline
 
-__all__ = ["clip_folder", "folder", "load", "training_record"]
+__all__ = ["clip_folder", "defaults", "folder", "load", "training_record"]
 
 _MODEL = Path(__file__).parent / "model"
 
@@ -44,7 +43,7 @@ def training_record() -> dict[str, Any]:
 
 
 def load(device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ShapesPipeline:
-    """Load the embedded pipeline: 64 x 64 pixels, 20 steps, guidance 3 unless told otherwise."""
+    """Load the embedded pipeline, which paints 64 x 64 pixels with `defaults()` unless told otherwise."""
     from sinkscope.shapes._pipeline import ShapesPipeline
 
     options = {} if dtype is None else {"torch_dtype": dtype}
@@ -53,6 +52,13 @@ def load(device: str | torch.device | None = None, dtype: torch.dtype | None = N
     if device is not None:
         pipe.to(device)
     return pipe
+
+
+def defaults() -> dict[str, Any]:
+    """Return the settings the model is made for: steps, guidance scale and length of the T5 text."""
+    from sinkscope.shapes._pipeline import DEFAULTS
+
+    return dict(DEFAULTS)
 
 
 def _existing(path: Path) -> Path:

@@ -28,11 +28,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=600, help="images of seen combinations")
     parser.add_argument("--heldout", type=int, default=200, help="images of held-out combinations")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, help="default: the pipeline's own")
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--write", action="store_true", help="add the result to training.json")
     args = parser.parse_args(argv)
-    from sinkscope.shapes._pipeline import ShapesPipeline
+    from sinkscope.shapes._pipeline import DEFAULTS, ShapesPipeline
+
+    if args.guidance is None:
+        args.guidance = DEFAULTS["guidance_scale"]
 
     pipe = ShapesPipeline.from_pretrained(args.model / "pipeline", local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
@@ -54,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def accuracy(
-    pipe: Any, n: int, *, split: str, steps: int = 20, guidance: float = 3.0, batch: int = 25
+    pipe: Any, n: int, *, split: str, steps: int = 20, guidance: float | None = None, batch: int = 25
 ) -> dict[str, Any]:
     """Generate n images, tasks in equal shares, and return the share that the reader finds right.
 
@@ -65,16 +68,14 @@ def accuracy(
 
     from sinkscope.shapes import reader
 
+    options = {} if guidance is None else {"guidance_scale": guidance}
     records = _evaluation_prompts(n, split)
     right: dict[str, list[bool]] = {}
     for start in range(0, len(records), batch):
         part = records[start : start + batch]
         noise = [torch.Generator().manual_seed(50_000 + start + i) for i in range(len(part))]
         images = pipe(
-            [record.text for record in part],
-            generator=noise,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
+            [record.text for record in part], generator=noise, num_inference_steps=steps, **options
         ).images
         for record, image in zip(part, images, strict=True):
             right.setdefault(record.task, []).append(reader.judge(image, record.metadata).correct)
