@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sinkscope"
 ALLOWED = {
     "attention": set(),
     "models": {"attention", "shapes"},  # shapes only to load the embedded model by name
-    "shapes": {"prompts"},  # evaluation draws prompts
+    "shapes": set(),
     "prompts": {"shapes"},  # the grammar
     "metrics": {"shapes", "prompts"},
     "stats": set(),

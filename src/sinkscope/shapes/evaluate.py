@@ -10,14 +10,12 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sinkscope.prompts import PromptRecord, shapes_prompts
-from sinkscope.shapes.grammar import TASKS
+from sinkscope.shapes.grammar import TASKS, Caption, every, is_held_out
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,16 +67,16 @@ def accuracy(
     from sinkscope.shapes import reader
 
     options = {} if guidance is None else {"guidance_scale": guidance}
-    records = _evaluation_prompts(n, split)
+    captions = _captions(n, split)
     right: dict[str, list[bool]] = {}
-    for start in range(0, len(records), batch):
-        part = records[start : start + batch]
+    for start in range(0, len(captions), batch):
+        part = captions[start : start + batch]
         noise = [torch.Generator().manual_seed(50_000 + start + i) for i in range(len(part))]
         images = pipe(
-            [record.text for record in part], generator=noise, num_inference_steps=steps, **options
+            [caption.text for caption in part], generator=noise, num_inference_steps=steps, **options
         ).images
-        for record, image in zip(part, images, strict=True):
-            right.setdefault(record.task, []).append(reader.judge(image, record.metadata).correct)
+        for caption, image in zip(part, images, strict=True):
+            right.setdefault(caption.task, []).append(reader.judge(image, caption.metadata).correct)
     tasks = {task: wilson(sum(found), len(found)) for task, found in right.items()}
     overall = float(np.mean([row["accuracy"] for row in tasks.values()]))
     return {"n": n, "overall": round(overall, 4), "tasks": tasks}
@@ -97,10 +95,15 @@ def wilson(right: int, n: int) -> dict[str, float]:
     }
 
 
-def _evaluation_prompts(n: int, split: str) -> list[PromptRecord]:
-    pools = {task: [r for r in shapes_prompts(None, seed=1, split=split) if r.task == task] for task in TASKS}
-    queues: Sequence[list[PromptRecord]] = [pool for pool in pools.values() if pool]
-    return [queues[i % len(queues)][(i // len(queues)) % len(queues[i % len(queues)])] for i in range(n)]
+def _captions(n: int, split: str) -> list[Caption]:
+    """n captions, tasks in turn; a task's captions come in keyed random order and repeat when used up."""
+    pools = []
+    for number, task in enumerate(TASKS):
+        pool = [caption for caption in every(task) if is_held_out(caption) == (split == "heldout")]
+        order = np.random.default_rng((1, number)).permutation(len(pool))
+        if pool:
+            pools.append([pool[i] for i in order])
+    return [pools[i % len(pools)][(i // len(pools)) % len(pools[i % len(pools)])] for i in range(n)]
 
 
 if __name__ == "__main__":
