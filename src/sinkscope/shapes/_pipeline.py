@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "max_sequence_length": 16}
+DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 4.0, "max_sequence_length": 16}
 
 
 class ShapesPipeline(StableDiffusion3Pipeline):  # type: ignore[misc]
