@@ -5,10 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from sinkscope import shapes
+from sinkscope.errors import UsageError
 from sinkscope.shapes.train.build import Size, token_ids
-from sinkscope.shapes.train.denoiser import Plan, train_denoiser
+from sinkscope.shapes.train.checkpoint import Checkpoint
+from sinkscope.shapes.train.denoiser import Plan, Trainee, train_denoiser
 from sinkscope.shapes.train.muon import Muon, _orthogonal
-from sinkscope.shapes.train.vae import build_vae
+from sinkscope.shapes.train.vae import build_vae, train_vae
+from sinkscope.shapes.train.warm import warm_start
 
 SMALL = Size(layers=2, heads=1, head_dim=16, clip_width=8, joint_width=16)
 
@@ -68,6 +72,25 @@ def test_muon_updates_are_orthogonal_and_reduce_a_loss() -> None:
         (weight**2).sum().backward()
         optimizer.step()
     assert float((weight.detach() ** 2).sum()) < 0.5 * before
+
+
+def test_a_warm_start_holds_the_exported_weights(tmp_path: Path) -> None:
+    model = shapes.folder().parent
+    warm_start(tmp_path, model, size=Size(), vae_steps=1, clip_steps=1)
+    trainee, averaged = Trainee(Size()), Trainee(Size())
+    checkpoint = Checkpoint(tmp_path / "denoiser", {"model": trainee, "averaged": averaged})
+    assert checkpoint.restore() == 0
+    pipe = shapes.load()
+    for mine, shipped in (
+        (averaged.transformer, pipe.transformer),
+        (trainee.conditioner.clip_g, pipe.text_encoder_2),
+        (trainee.conditioner.t5, pipe.text_encoder_3),
+    ):
+        exported = shipped.state_dict()
+        assert all(torch.equal(value, exported[name]) for name, value in mine.state_dict().items())
+    assert train_vae(tmp_path, steps=1, batch=1, device=torch.device("cpu")) is not None
+    with pytest.raises(UsageError, match="Expected an empty folder"):
+        warm_start(tmp_path, model, size=Size(), vae_steps=1, clip_steps=1)
 
 
 def test_the_autoencoder_has_sd3s_shape_at_a_quarter() -> None:

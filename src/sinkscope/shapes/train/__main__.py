@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     from sinkscope.shapes.train.export import export
     from sinkscope.shapes.train.latents import make_latents
     from sinkscope.shapes.train.vae import train_vae
+    from sinkscope.shapes.train.warm import warm_start
 
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
@@ -38,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         seed=args.seed,
         compile=args.compile,
     )
+    if args.start_from is not None:
+        warm_start(
+            args.work, args.start_from, size=size, vae_steps=args.vae_steps, clip_steps=args.clip_steps
+        )
     wanted = STAGES if args.stage == "all" else (args.stage,)
     if "clip" in wanted:
         train_clip(args.work, steps=args.clip_steps, device=device, seed=args.seed)
@@ -68,6 +73,8 @@ def _command(args: argparse.Namespace) -> list[str]:
     ):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     words += ["--task-shares", *map(str, args.task_shares)]
+    if args.start_from is not None:
+        words += ["--start-from", args.start_from.name]
     return words + ["--compile"] * args.compile
 
 
@@ -78,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("training/model"), help="folder to export the pipeline to"
     )
     parser.add_argument("--stage", choices=["all", *STAGES], default="all")
+    parser.add_argument(
+        "--start-from", type=Path, help="exported model to begin from, for example src/sinkscope/shapes/model"
+    )
     parser.add_argument("--steps", type=int, default=6000, help="training steps of the denoiser")
     parser.add_argument("--batch", type=int, default=64, help="rows of a denoiser step")
     parser.add_argument("--scenes", type=int, default=40_000, help="painted scenes")
