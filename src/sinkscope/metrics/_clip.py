@@ -145,7 +145,7 @@ class ClipT:
             self._loaded = _Loaded(
                 # A half-precision file would otherwise give a half-precision model: scores in steps of
                 # 2.4e-4.
-                model=AutoModel.from_pretrained(folder).float().eval().to(self.device),
+                model=AutoModel.from_pretrained(folder, use_safetensors=True).float().eval().to(self.device),
                 tokenizer=AutoTokenizer.from_pretrained(folder),
                 recipe=recipe_for(folder, config.model_type, int(config.vision_config.image_size)),
                 family=config.model_type,
@@ -156,10 +156,9 @@ class ClipT:
     def _weights(self) -> list[Path]:
         """Files of the checkpoint's weights, all in its folder."""
         folder = self._folder()
-        if (folder / "config.json").is_file():
-            for pattern in ("model*.safetensors", "pytorch_model*.bin"):
-                if files := sorted(folder.glob(pattern)):
-                    return files
+        files = sorted(folder.glob("model*.safetensors"))
+        if files and (folder / "config.json").is_file():
+            return files
         raise MissingWeightsError(
             f"No CLIP checkpoint for {self.checkpoint!r}: expected config.json and model.safetensors "
             f"in {folder}. Fetch one with: hf download openai/clip-vit-base-patch32 (605 MB), and name "
@@ -185,7 +184,7 @@ def _hub_folder(name: str, download: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors", "pytorch_model*.bin"]
+    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors"]
     try:
         return Path(snapshot_download(name, local_files_only=not download, allow_patterns=patterns))
     except HFValidationError as error:

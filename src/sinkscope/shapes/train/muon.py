@@ -1,6 +1,6 @@
 """Muon in float32: momentum whose update is orthogonalised, for the weight matrices of the denoiser.
 
-`torch.optim.Muon` orthogonalises in bfloat16, which CPUs without bf16 instructions run about a hundred times
+`torch.optim.Muon` orthogonalises in bfloat16, which CPUs without bf16 instructions run many times
 slower than float32; this one also batches matrices of one shape. Method: Jordan et al. 2024, with the update
 scaled to the root-mean-square of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2).
 """
