@@ -55,16 +55,23 @@ class Layout:
     def describe(self, call: AttentionCall, evaluation: Evaluation) -> AttentionCall:
         """Add the segments of keys and queries."""
         site = (call.site.kind, call.site.index) if self.families[evaluation.part] else call.site.key
-        shape = (site, call.q.shape[0], call.q.shape[2], call.k.shape[2], call.k.device)
-        if shape not in evaluation.cache:
+        shape = (evaluation.part, site, call.q.shape[0], call.q.shape[2], call.k.shape[2], call.k.device)
+        key = ("segments", shape, _text_length(evaluation), call.rows)
+        kept = self._kept(evaluation)
+        if key not in kept:
             keys, queries = self._spans(call, evaluation)
             masks = _masks(keys, call.k.shape[2], call.k.device)
             masks.update(self._text_masks(call, evaluation, keys))
-            evaluation.cache[shape] = (masks, _masks(queries, call.q.shape[2], call.q.device))
-        masks, query_masks = evaluation.cache[shape]
+            kept[key] = (masks, _masks(queries, call.q.shape[2], call.q.device))
+        masks, query_masks = kept[key]
         return call.replace(
             key_segments=masks, query_segments=query_masks, token_source=lambda c: self.tokens(c, evaluation)
         )
+
+    def _kept(self, evaluation: Evaluation) -> dict[Any, Any]:
+        """Where layouts are remembered: for the whole generation, unless they were probed in this pass."""
+        listed = self.families[evaluation.part] is not None
+        return evaluation.cache if evaluation.prompts is None or not listed else evaluation.prompts.cache
 
     # ---- spans
 
@@ -88,23 +95,22 @@ class Layout:
         return ([Span("image", 0, keys)] if keys == queries else []), image
 
     def _parts(self, evaluation: Evaluation, length: int) -> tuple[Part, ...]:
-        if ("parts", length) not in evaluation.cache:
+        kept, key = self._kept(evaluation), ("parts", evaluation.part, length)
+        if key not in kept:
             clip = getattr(self.pipe, "tokenizer_max_length", None)
             family = self.families[evaluation.part]
-            evaluation.cache["parts", length] = text_parts(family, evaluation.prompts, length, clip)
-        parts: tuple[Part, ...] = evaluation.cache["parts", length]
+            kept[key] = text_parts(family, evaluation.prompts, length, clip)
+        parts: tuple[Part, ...] = kept[key]
         return parts
 
     def _row_tokens(
         self, evaluation: Evaluation, branch: Any, unit: int, length: int
     ) -> tuple[TextToken, ...]:
-        key = ("tokens", branch, unit, length)
-        if key not in evaluation.cache:
+        kept, key = self._kept(evaluation), ("tokens", evaluation.part, branch, unit, length)
+        if key not in kept:
             parts = self._parts(evaluation, length)
-            evaluation.cache[key] = text_tokens(
-                self.pipe, parts, evaluation.prompts, length, branch=branch, unit=unit
-            )
-        tokens: tuple[TextToken, ...] = evaluation.cache[key]
+            kept[key] = text_tokens(self.pipe, parts, evaluation.prompts, length, branch=branch, unit=unit)
+        tokens: tuple[TextToken, ...] = kept[key]
         return tokens
 
     def _text_masks(self, call: AttentionCall, evaluation: Evaluation, keys: list[Span]) -> dict[str, Tensor]:

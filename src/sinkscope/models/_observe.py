@@ -15,7 +15,7 @@ from torch import Tensor
 from sinkscope.attention import Measurement, segment_mass, top_mass_share
 from sinkscope.errors import UsageError, unknown
 from sinkscope.models._call import AttentionCall, Run
-from sinkscope.models._measure import check_finite, group_name, measure_call, open_keys
+from sinkscope.models._measure import group_name, measure_call, open_keys
 from sinkscope.models._observation import Observation
 from sinkscope.models._scope import StepScope, check_heads, normal_numbers
 from sinkscope.models._seen import Seen
@@ -53,7 +53,6 @@ class _Recorder:
             self._record(call, rows)
 
     def _record(self, call: AttentionCall, rows: tuple[RowId, ...]) -> None:
-        check_finite(call)
         check_heads(self._heads, call.site.name, call.q.shape[1])
         heads = tuple(range(call.q.shape[1])) if self._heads is None else self._heads
         groups = list(dict.fromkeys(group_name(call, name) for name in self._queries))
