@@ -37,20 +37,42 @@ class PromptRecord:
             )
 
 
+def same_text(text: str) -> str:
+    """Return the text by which two prompts count as the same: white space does not tell them apart."""
+    return " ".join(text.split())
+
+
+def first_of_each(records: Iterable[PromptRecord]) -> list[PromptRecord]:
+    """Return the records without those whose text came before."""
+    found: dict[str, PromptRecord] = {}
+    for record in records:
+        found.setdefault(same_text(record.text), record)
+    return list(found.values())
+
+
 def checked(records: Iterable[PromptRecord], source: str) -> list[PromptRecord]:
     """Return the records; refuse an empty set, a repeated text and a repeated id."""
     found = list(records)
     if not found:
         raise UsageError(f"No prompts in {source}. Expected at least one.")
-    for what in ("text", "id"):
-        seen: dict[str, str] = {}
-        for record in found:
-            value = getattr(record, what)
-            if value in seen:
-                raise UsageError(
-                    f"Duplicate prompt {what} in {source}: {value!r} ({seen[value]} and {record.id}). "
-                    "Expected every prompt once: repeats would count as independent evidence. Use several "
-                    "seeds instead."
-                )
-            seen[value] = record.id
+    _refuse_repeats({i: same_text(record.text) for i, record in enumerate(found)}, found, "text", source)
+    _refuse_repeats({i: record.id for i, record in enumerate(found)}, found, "id", source)
     return found
+
+
+def _refuse_repeats(values: Mapping[int, str], found: list[PromptRecord], what: str, source: str) -> None:
+    seen: dict[str, int] = {}
+    repeated = [(seen[value], i) for i, value in values.items() if seen.setdefault(value, i) != i]
+    if repeated:
+        first, second = repeated[0]
+        more = f", and {len(repeated) - 1} more" if len(repeated) > 1 else ""
+        remedy = (
+            'Keep each once with repeats="drop"; for several images of one prompt use several seeds.'
+            if what == "text"
+            else "Give every prompt its own id, or none."
+        )
+        raise UsageError(
+            f"Duplicate prompt {what} in {source}: {values[second]!r} ({found[first].id} at position "
+            f"{first + 1} and {found[second].id} at {second + 1}{more}). Expected every prompt once: repeats "
+            f"would count as independent evidence. {remedy}"
+        )

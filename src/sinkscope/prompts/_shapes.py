@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sinkscope.errors import UsageError, unknown
@@ -11,7 +13,13 @@ from sinkscope.shapes.grammar import TASKS, Caption, every, is_held_out
 SPLITS = ("seen", "heldout", "all")
 
 
-def shapes_prompts(n: int | None = None, *, seed: int = 0, split: str = "seen") -> list[PromptRecord]:
+def shapes_prompts(
+    n: int | None = None,
+    *,
+    seed: int = 0,
+    split: str = "seen",
+    tasks: str | Sequence[str] | None = None,
+) -> list[PromptRecord]:
     """Draw n distinct prompts, tasks in equal shares.
 
     A task with fewer prompts than its share (single_object has 8) gives all of them and the others fill up in
@@ -21,10 +29,11 @@ def shapes_prompts(n: int | None = None, *, seed: int = 0, split: str = "seen") 
         n: How many; None for all but color_attr, of which 100 are drawn (it has thousands).
         seed: Keys the draw; each task's order depends on the seed and the task alone.
         split: "seen" combinations, "heldout" ones (never trained on), or "all".
+        tasks: These tasks only; None for all six.
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    pools = {task: _ordered(task, seed, split) for task in TASKS}
+    pools = {task: _ordered(task, seed, split) for task in _wanted(tasks)}
     if n is None:
         chosen = {task: pool[:100] for task, pool in pools.items()}
     else:
@@ -34,9 +43,22 @@ def shapes_prompts(n: int | None = None, *, seed: int = 0, split: str = "seen") 
         chosen = {task: pools[task][:share] for task, share in _shares(pools, n).items()}
     return [
         PromptRecord(f"{task}-{index:04d}", caption.text, task, caption.metadata)
-        for task in TASKS
+        for task in chosen
         for index, caption in chosen[task]
     ]
+
+
+def _wanted(tasks: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Tasks in the order of the grammar."""
+    if tasks is None:
+        return TASKS
+    asked = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    if not asked:
+        raise UsageError("tasks is empty: expected at least one task, or tasks=None for all.")
+    for task in asked:
+        if task not in TASKS:
+            raise unknown("task of shapes", task, TASKS)
+    return tuple(task for task in TASKS if task in asked)
 
 
 def _ordered(task: str, seed: int, split: str) -> list[tuple[int, Caption]]:
