@@ -173,18 +173,19 @@ def _reduce(raw: Raw, ops: Operands, names: list[str], weights: Tensor, want: fr
 
 
 def _check_inputs(ops: Operands) -> None:
-    tensors = [t for t in (ops.q, ops.k, ops.v) if t is not None]
-    # A sum is one cheap pass and never hides NaN or infinity; a finite sum that overflows is looked at again.
-    total = torch.stack([t.detach().sum(dtype=ops.compute_dtype) for t in tensors]).sum()
-    if not bool(torch.isfinite(total)) and not all(bool(torch.isfinite(t).all()) for t in tensors):
+    if not _all_finite([t.detach() for t in (ops.q, ops.k, ops.v) if t is not None], ops.compute_dtype):
         raise blame(ops)
 
 
 def _check_finite(raw: Raw, ops: Operands, totals: Tensor, want: frozenset[str]) -> None:
-    checks = [raw.mass, raw.entropy, raw.peak, raw.output, raw.activation]
-    clean = all(bool(torch.isfinite(t).all()) for t in checks if t is not None)
+    checks = [raw.mass, raw.entropy, raw.peak, raw.output, raw.activation, totals]
     if raw.lse is not None:
-        lse = raw.lse if raw.alive is None else torch.where(raw.alive, raw.lse, 0.0)
-        clean = clean and bool(torch.isfinite(lse).all())
-    if not clean or not bool(torch.isfinite(totals).all()):
+        checks.append(raw.lse if raw.alive is None else torch.where(raw.alive, raw.lse, 0.0))
+    if not _all_finite([t for t in checks if t is not None], ops.compute_dtype):
         raise blame(ops)
+
+
+def _all_finite(tensors: list[Tensor], dtype: torch.dtype) -> bool:
+    # A sum is one cheap pass and never hides NaN or infinity; a finite sum that overflows is looked at again.
+    total = torch.stack([t.sum(dtype=dtype) for t in tensors]).sum()
+    return bool(torch.isfinite(total)) or all(bool(torch.isfinite(t).all()) for t in tensors)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,23 +43,30 @@ class _Recorder:
         self._keep: frozenset[str] = scope["keep"]
 
     def __call__(self, call: AttentionCall, run: Run) -> Tensor:
+        output = run(call)
         if not call.recompute and not is_partial():
-            self._look(self._origins.settle(call))
-        return run(call)
+            self._look(self._origins.settle(call), output)
+        return output
 
-    def _look(self, call: AttentionCall) -> None:
+    def _look(self, call: AttentionCall, output: Tensor) -> None:
         # Also outside the wanted steps: units are numbered by the rows of every call.
         rows = self._units.rows(call)
         if self.steps.includes(call.step, call.step_count):
-            self._record(call, rows)
+            self._record(call, rows, output)
 
-    def _record(self, call: AttentionCall, rows: tuple[RowId, ...]) -> None:
+    def _record(self, call: AttentionCall, rows: tuple[RowId, ...], output: Tensor) -> None:
         check_heads(self._heads, call.site.name, call.q.shape[1])
         heads = tuple(range(call.q.shape[1])) if self._heads is None else self._heads
         groups = list(dict.fromkeys(group_name(call, name) for name in self._queries))
-        measured = measure_call(
-            call, groups, want={"mass", *self._keep} & {"mass", "entropy", "max_activation"}
-        )
+        want = {"mass", *self._keep} & {"mass", "entropy", "max_activation"}
+        if call.mask is not None or torch.overrides._get_current_function_mode_stack():
+            # Kernels may answer NaN for a query without keys, and something further out, such as an edit, may
+            # have changed what `run` gave back; otherwise the model's own output spares a second product.
+            measured = measure_call(call, groups, want=want)
+        else:
+            measured = measure_call(call, groups, want=want - {"max_activation"})
+            if "max_activation" in want:
+                measured = replace(measured, max_activation=output.detach().abs().amax((-1, -2)))
         keys = open_keys(call).sum(dim=-1)
         for group in groups:
             values = {**self._values(call, measured, group, heads), "keys": keys.cpu()}
