@@ -22,7 +22,9 @@ from sinkscope.study import ObservePlan, Study
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
-TOPICS = "index observe intervene studies run-folder verdicts metrics embedded-model errors footguns".split()
+TOPICS = (
+    "index observe intervene studies prompts run-folder verdicts metrics embedded-model errors footguns"
+).split()
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

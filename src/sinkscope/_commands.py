@@ -58,8 +58,8 @@ def _study_of(arguments: Namespace, pipe: Any) -> Study:
     prompts = arguments.prompts or ("shapes" if shapes else None)
     if prompts is None:
         raise UsageError(
-            "--prompts is missing: expected 'shapes', or a file (.txt with one prompt per line, .csv, "
-            ".jsonl)."
+            "--prompts is missing: expected 'geneval', 'shapes', or a file (.txt with one prompt per line, "
+            ".csv, .jsonl)."
         )
     count = arguments.n_prompts or (SHAPES_PROMPTS if prompts == "shapes" else None)
     settings = {

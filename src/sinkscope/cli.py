@@ -102,7 +102,8 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     own = parser.add_argument_group("without a study file")
     own.add_argument("--model", help="'shapes', a pipeline folder, or a hub id")
     own.add_argument(
-        "--prompts", help="'shapes', or a .txt, .csv, .jsonl or .parquet file (default for shapes: shapes)"
+        "--prompts",
+        help="'shapes', 'geneval', or a prompt file such as .txt or .csv (default: shapes for shapes)",
     )
     own.add_argument(
         "--n-prompts", type=int, help="how many prompts to draw (default: all of a file, 24 of shapes)"
