@@ -18,6 +18,7 @@ _HOME = {
     "intervene": "sinkscope.models",
     "TopMass": "sinkscope.attention",
     "BottomMass": "sinkscope.attention",
+    "NextMass": "sinkscope.attention",
     "RandomKeys": "sinkscope.attention",
     "MassAbove": "sinkscope.attention",
     "Keys": "sinkscope.attention",
@@ -27,6 +28,7 @@ _HOME = {
     "ScaleLogit": "sinkscope.attention",
     "ScaleProbability": "sinkscope.attention",
     "ReplaceValue": "sinkscope.attention",
+    "Arm": "sinkscope.study",
     "Study": "sinkscope.study",
     "Run": "sinkscope.study",
     "run": "sinkscope.study",
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         Keys,
         Mask,
         MassAbove,
+        NextMass,
         RandomKeys,
         ReplaceValue,
         ScaleLogit,
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
         TopMass,
     )
     from sinkscope.models import Edit, intervene, load, observe, sites
-    from sinkscope.study import Run, Study, run
+    from sinkscope.study import Arm, Run, Study, run
 
 
 def __getattr__(name: str) -> Any:

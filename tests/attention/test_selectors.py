@@ -12,6 +12,7 @@ from sinkscope.attention import (
     KeyedRandom,
     Keys,
     MassAbove,
+    NextMass,
     RandomKeys,
     Segment,
     SelectionContext,
@@ -78,6 +79,23 @@ def test_random_keys_keep_budget_exclusion_and_segment(
     sinks = TopMass(shared_keys=1)
     rest = RandomKeys(**{**budget, next(iter(budget)): min(count, KEYS - hide - 1)}, seed=seed, exclude=sinks)
     assert not bool((rest.choose(ctx) & sinks.choose(ctx)).any())
+
+
+@quick
+@given(mass=masses, count=st.integers(1, KEYS // 2), shared=st.booleans())
+def test_the_next_keys_are_the_top_of_twice_the_budget_without_the_top(
+    mass: Tensor, count: int, shared: bool
+) -> None:
+    def top(n: int) -> Tensor:
+        return TopMass(**{"shared_keys" if shared else "keys_per_head": n}).choose(context(mass))
+
+    below = NextMass(**{"shared_keys" if shared else "keys_per_head": count}).choose(context(mass))
+    assert torch.equal(below, top(2 * count) & ~top(count))
+
+
+def test_the_next_keys_need_twice_the_budget() -> None:
+    with pytest.raises(UsageError, match="keys_per_head=7 below as many, but only 12 of 12 .* at most 6"):
+        NextMass(keys_per_head=7).choose(context())
 
 
 def test_random_keys_depend_on_unit_branch_site_step_and_seed_but_not_on_batch() -> None:

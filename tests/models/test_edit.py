@@ -13,14 +13,17 @@ from sinkscope.attention import (
     Frozen,
     Mask,
     MassAbove,
+    NextMass,
     RandomKeys,
     ReplaceValue,
     ScaleLogit,
     Segment,
+    Selector,
     TopMass,
 )
 from sinkscope.errors import UsageError
 from sinkscope.models import ControlInfo, Edit
+from sinkscope.models._matched import MatchedMass
 
 SELECTORS = [
     TopMass(keys_per_head=1),
@@ -55,7 +58,7 @@ def test_an_edit_survives_json(edit: Edit) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(edits, st.sampled_from(["count", "segment", "null"]), st.integers(0, 5))
+@given(edits, st.sampled_from(["count", "segment", "mass", "persistence", "null"]), st.integers(0, 5))
 def test_a_control_survives_json_and_keeps_the_scope(edit: Edit, kind: str, seed: int) -> None:
     control = edit.control(kind, seed)
     assert Edit.from_dict(json.loads(json.dumps(control.to_dict()))) == control
@@ -123,13 +126,13 @@ def test_wrong_plain_data_is_refused(plain: dict[str, object], says: str) -> Non
 
 def test_unknown_controls_list_what_exists() -> None:
     edit = Edit(TopMass(keys_per_head=1))
-    for kind in ("mass", "persistence"):
-        with pytest.raises(UsageError, match="count, segment, bottom, null"):
-            edit.control(kind)
+    with pytest.raises(UsageError, match="count, segment, mass, persistence, bottom, next, null"):
+        edit.control("random")
     with pytest.raises(UsageError, match="original"):
         edit.control("count").control("null")
-    with pytest.raises(UsageError, match="TopMass"):
-        Edit(Segment("text")).control("bottom")
+    for kind in ("bottom", "next"):
+        with pytest.raises(UsageError, match=f"Got the {kind!r} control of Segment. Expected TopMass"):
+            Edit(Segment("text")).control(kind)
     with pytest.raises(UsageError, match="seed"):
         edit.control("count", seed="a")  # type: ignore[arg-type]
 
@@ -148,3 +151,17 @@ def test_a_control_says_what_it_matched() -> None:
     assert frozen.control_info is not None
     assert frozen.control_info.matched == ("count per head", "segment", "persistence")
     assert isinstance(frozen.select, Frozen) and frozen.select.step == 2
+    below = Edit(Frozen(TopMass(keys_per_head=3, queries="text"))).control("next")
+    assert below.select == Frozen(NextMass(keys_per_head=3, queries="text"))
+
+
+def test_the_mass_control_counts_the_queries_that_the_receipt_of_the_treatment_counts() -> None:
+    def counted(select: Selector, queries: str = "all") -> str | None:
+        control = Edit(select, queries=queries).control("mass").select
+        assert isinstance(control, MatchedMass)
+        return control.queries
+
+    assert counted(TopMass(keys_per_head=1)) is None
+    assert counted(TopMass(keys_per_head=1, queries="text")) == "text"
+    assert counted(Segment("text")) is None
+    assert counted(TopMass(keys_per_head=1, queries="text"), queries="image") == "image"

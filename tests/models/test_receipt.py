@@ -11,6 +11,7 @@ import torch
 from tests.tiny import run, tiny_flux, tiny_pixart, tiny_sd3
 
 from sinkscope.attention import (
+    BottomMass,
     Frozen,
     Keys,
     MassAbove,
@@ -200,6 +201,93 @@ def test_random_controls_match_and_avoid_the_treated_keys(sd3: Any, select: Any,
             .eq(1)
             .all()
         )
+
+
+@pytest.mark.parametrize("select", [TOP, TopMass(shared_keys=3), MassAbove(times_uniform=1.3), Frozen(TOP)])
+def test_persistence_controls_match_segments_and_avoid_the_treated_keys(sd3: Any, select: Any) -> None:
+    edit = Edit(select, layers=[0], steps=[0])
+    treated, control = receipt_of(sd3, edit), receipt_of(sd3, edit.control("persistence", seed=3))
+    assert per_head(treated, "segment").equals(per_head(control, "segment"))
+    pairs = zip(per_head(treated), per_head(control), strict=True)
+    assert not any(set(a) & set(b) for a, b in pairs)
+    assert not per_head(receipt_of(sd3, edit.control("persistence", seed=4))).equals(per_head(control))
+
+
+def test_a_persistence_control_stays_while_the_treated_keys_stay(sd3: Any) -> None:
+    # Named keys never change, and nor do their stand-ins; fresh draws do.
+    edit = Edit(Keys((0, 20, 21)), layers=[0, 1])
+    for kind, stays in (("persistence", True), ("segment", False)):
+        keys = per_head(receipt_of(sd3, edit.control(kind), num_inference_steps=3)).unstack("step")
+        assert bool((keys[0] == keys[1]).all() and (keys[0] == keys[2]).all()) is stays
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        TopMass(keys_per_head=1),
+        TopMass(shared_keys=3),
+        BottomMass(keys_per_head=4),
+        RandomKeys(keys_per_head=5),
+        MassAbove(times_uniform=1.3),
+        Frozen(TOP),
+        Keys((0, 20)),
+        Segment("text"),
+    ],
+)
+def test_mass_controls_hold_the_mass_of_the_treated_keys(sd3: Any, select: Any) -> None:
+    edit = Edit(select, layers=[0], steps=[0])
+    treated, control = receipt_of(sd3, edit), receipt_of(sd3, edit.control("mass", seed=3))
+    ours, theirs = control.table(), treated.table()
+    assert (ours[HEAD] == theirs[HEAD]).all().all()
+    reachable = theirs["mass_before"] < 0.45
+    if not isinstance(select, BottomMass):  # four of the lightest keys may weigh less than any others
+        np.testing.assert_allclose(
+            ours["mass_before"][reachable], theirs["mass_before"][reachable], rtol=0.01
+        )
+    assert (ours["keys"] >= (theirs["keys"] > 0)).all()
+    pairs = per_head(treated).to_frame("a").join(per_head(control).rename("b"))
+    assert not any(set(a) & set(b) for a, b in zip(pairs["a"], pairs["b"], strict=True))
+
+
+def test_the_mass_control_follows_the_queries_that_are_edited(sd3: Any) -> None:
+    edit = Edit(TOP, layers=[0], steps=[0], queries="text")
+    treated, control = receipt_of(sd3, edit).table(), receipt_of(sd3, edit.control("mass")).table()
+    assert set(control["queries"]) == {"text"}
+    np.testing.assert_allclose(control["mass_before"], treated["mass_before"], rtol=0.01)
+
+
+def test_the_next_control_takes_the_keys_below_the_top(sd3: Any) -> None:
+    with observe(sd3, layers=[0], steps=[0]) as seen:
+        latent(sd3)
+    receipt = receipt_of(sd3, Edit(TOP, layers=[0], steps=[0]).control("next"))
+    sinks = seen.sinks(keys_per_head=4)
+    below = sinks[sinks["rank"] >= 2].groupby(HEAD)["key"].agg(lambda part: sorted(part))
+    assert per_head(receipt).equals(below)
+
+
+@pytest.mark.parametrize("kind", ["mass", "persistence"])
+def test_draws_of_matched_controls_do_not_depend_on_the_batch(sd3: Any, kind: str) -> None:
+    edit = Edit(TOP, layers=[0], steps=[0], branch="cond").control(kind)
+
+    def keys(prompts: list[str], units: list[str]) -> pd.DataFrame:
+        noise = torch.zeros(len(prompts), 4, 8, 8)
+        with intervene(sd3, edit, units=units) as receipt:
+            latent(sd3, prompt=prompts, latents=noise)
+        return receipt.edited_keys().groupby(["unit", "head"])["key"].agg(lambda part: sorted(part))
+
+    both = keys(["a cat", "a dog"], ["x", "y"])
+    turned = keys(["a dog", "a cat"], ["y", "x"])
+    assert turned.loc["x"].equals(both.loc["x"]) and turned.loc["y"].equals(both.loc["y"])
+    assert keys(["a dog"], ["y"]).loc["y"].equals(both.loc["y"])
+    assert not keys(["a dog"], ["z"]).loc["z"].equals(both.loc["y"])
+
+
+def test_a_control_without_enough_keys_says_so(sd3: Any) -> None:
+    for kind, needed in (("persistence", 26), ("segment", 26)):
+        with pytest.raises(UsageError, match=f"needs {needed} keys .* but only 0 .* 'count' control"):
+            receipt_of(sd3, Edit(Segment("text"), layers=[0]).control(kind))
+    with pytest.raises(UsageError, match="needs 2 keys .* but only 1"):
+        receipt_of(sd3, Edit(TopMass(keys_per_head=41), layers=[0]).control("mass"))
 
 
 def test_the_bottom_control_takes_the_lightest_keys(sd3: Any) -> None:

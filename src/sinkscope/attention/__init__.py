@@ -22,6 +22,7 @@ from ._context import SelectionContext, default_group
 from ._derived import segment_mass, top_mass_share
 from ._edits import STAGES, Action, EditedCall, ResolvedEdit
 from ._mass_after import mass_after
+from ._match import match_mass, stand_ins
 from ._measure import STATISTICS, Measurement, incoming_mass, measure
 from ._operands import Operands, allowed_keys
 from ._queries import QuerySet
@@ -32,6 +33,7 @@ from ._selectors import (
     Frozen,
     Keys,
     MassAbove,
+    NextMass,
     RandomKeys,
     Segment,
     Selector,
@@ -53,6 +55,7 @@ __all__ = [
     "Mask",
     "MassAbove",
     "Measurement",
+    "NextMass",
     "Operands",
     "QuerySet",
     "RandomKeys",
@@ -74,6 +77,7 @@ __all__ = [
     "default_group",
     "incoming_mass",
     "mass_after",
+    "match_mass",
     "measure",
     "reference",
     "register_action",
@@ -82,5 +86,6 @@ __all__ = [
     "segment_mass",
     "selector_from_dict",
     "selector_names",
+    "stand_ins",
     "top_mass_share",
 ]

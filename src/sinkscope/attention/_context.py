@@ -96,6 +96,10 @@ class SelectionContext:
             return torch.ones(rows, keys, dtype=torch.bool, device=self.device)
         return self.allowed.to(self.device).expand(rows, keys)
 
-    def uniform(self, seed: int) -> Tensor:
-        """float64 [row, head, key] uniform numbers keyed by (unit, seed, site, branch, step)."""
-        return self.random.uniform(seed, self.shape[1:]).to(self.device)
+    def uniform(self, seed: int, *, fixed: bool = False) -> Tensor:
+        """float64 [row, head, key] uniform numbers keyed by (unit, seed, site, branch, step).
+
+        With `fixed` they are the same in every step.
+        """
+        random = self.random.without_step() if fixed else self.random
+        return random.uniform(seed, self.shape[1:]).to(self.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,11 @@ class KeyedRandom:
     def of(cls, units: Sequence[object], branches: Sequence[str], site: str, step: int) -> KeyedRandom:
         """Build from any unit ids; their text is what counts."""
         return cls(tuple(str(unit) for unit in units), tuple(branches), site, step)
+
+    def without_step(self) -> KeyedRandom:
+        """The streams that do not depend on the step."""
+        # No sampler step is negative.
+        return replace(self, step=-1)
 
     def uniform(self, seed: int, shape: tuple[int, ...]) -> Tensor:
         """float64 CPU [row, *shape], uniform on [0, 1)."""

@@ -89,20 +89,27 @@ class _Budget(Selector):
     def __post_init__(self) -> None:
         _check_budget(self)
 
-    def _pick(self, scores: Tensor, candidates: Tensor, ctx: SelectionContext) -> Tensor:
-        """Take the budget's highest scores among candidates; both [row, head, key]."""
+    def _pick(
+        self, scores: Tensor, candidates: Tensor, ctx: SelectionContext, *, skip: bool = False
+    ) -> Tensor:
+        """Take the budget's highest scores among candidates; both [row, head, key].
+
+        With `skip` as many keys below those.
+        """
         if self.shared_keys is not None:
             scores, candidates = scores.mean(1, keepdim=True), candidates.all(1, keepdim=True)
         count = self.keys_per_head or self.shared_keys or 0
+        first = count if skip else 0
         free = int(candidates.sum(-1).min()) if candidates.numel() else 0
-        if count > free:
+        if first + count > free:
             budget = "keys_per_head" if self.keys_per_head else "shared_keys"
             raise UsageError(
-                f"{type(self).__name__} asks for {budget}={count}, but only {free} of {ctx.shape[2]} keys "
-                f"are there to choose from at {ctx.random.site!r}. Use a budget of at most {free}."
+                f"{type(self).__name__} asks for {budget}={count}{' below as many' if skip else ''}, but "
+                f"only {free} of {ctx.shape[2]} keys are there to choose from at {ctx.random.site!r}. Use a "
+                f"budget of at most {free // 2 if skip else free}."
             )
         ranked = scores.masked_fill(~candidates, -torch.inf)
-        order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+        order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., first : first + count]
         chosen = torch.zeros_like(candidates).scatter(-1, order, True)
         return chosen.expand(ctx.shape)
 
@@ -144,6 +151,23 @@ class BottomMass(_Budget):
     @override
     def choose(self, ctx: SelectionContext) -> Tensor:
         return self._pick(-ctx.mass(self.queries), _candidates(ctx), ctx)
+
+
+@register_selector
+@dataclass(frozen=True)
+class NextMass(_Budget):
+    """The keys just below those of largest incoming mass: with a budget of n the ranks n + 1 to 2 n."""
+
+    queries: str | None = None
+    """query group whose attention is counted; None = image queries where the model has them, else all"""
+
+    @override
+    def required_queries(self) -> tuple[str | None, ...]:
+        return (self.queries,)
+
+    @override
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        return self._pick(ctx.mass(self.queries), _candidates(ctx), ctx, skip=True)
 
 
 @register_selector

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from sinkscope.attention import Action, BottomMass, Frozen, Mask, RandomKeys, Selector, TopMass
+from sinkscope.attention import Action, BottomMass, Frozen, Mask, NextMass, RandomKeys, Selector, TopMass
 from sinkscope.errors import UsageError, unknown
-from sinkscope.models._matched import MatchedRandom, NoKeys, shares_heads
+from sinkscope.models._matched import MatchedMass, MatchedRandom, NoKeys, StandIns, shares_heads
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class ControlInfo:
     of: str
     """`Edit.hash` of the treatment."""
     kind: str
-    """`"count"`, `"segment"`, `"bottom"` or `"null"`."""
+    """`"count"`, `"segment"`, `"mass"`, `"persistence"`, `"bottom"`, `"next"` or `"null"`."""
     matched: tuple[str, ...]
-    """What is held equal: of `count per head`, `shared over heads`, `segment`, `persistence`, `path`."""
+    """What is held equal: of `count per head`, `shared over heads`, `segment`, `mass`, `persistence`,
+    `path`."""
     text: str
     """One sentence for tables and pages."""
     seed: int | None = None
@@ -66,7 +67,22 @@ class ControlParts(NamedTuple):
     seed: int | None
 
 
-def control_parts(select: Selector, action: Action, kind: str, *, seed: int) -> ControlParts:
+@dataclass(frozen=True)
+class Treated:
+    """The parts of an edit that its controls are made of."""
+
+    select: Selector
+    action: Action
+    queries: str
+    """`Edit.queries`."""
+
+    @property
+    def sharing(self) -> tuple[str, ...]:
+        """What a control of one set for all heads holds equal."""
+        return ("shared over heads",) if shares_heads(self.select) else ()
+
+
+def control_parts(treated: Treated, kind: str, *, seed: int) -> ControlParts:
     """Selector, action and description of the control `kind` of an edit.
 
     Raises:
@@ -76,17 +92,18 @@ def control_parts(select: Selector, action: Action, kind: str, *, seed: int) -> 
         raise unknown("control", kind, _BUILDERS)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UsageError(f"Got seed={seed!r}. Expected a whole number.")
+    select = treated.select
     if isinstance(select, Frozen) and kind != "null":
-        inner = control_parts(select.select, action, kind, seed=seed)
+        inner = control_parts(replace(treated, select=select.select), kind, seed=seed)
         text = f"{inner.text}; chosen at step {select.step} and kept, like the treated keys"
-        return inner._replace(
-            select=replace(select, select=inner.select), matched=(*inner.matched, "persistence"), text=text
-        )
-    return _BUILDERS[kind](select, action, seed)
+        matched = tuple(dict.fromkeys((*inner.matched, "persistence")))
+        return inner._replace(select=replace(select, select=inner.select), matched=matched, text=text)
+    return _BUILDERS[kind](treated, seed)
 
 
-def _count(select: Selector, action: Action, seed: int) -> ControlParts:
+def _count(treated: Treated, seed: int) -> ControlParts:
     drawn: Selector
+    select = treated.select
     if isinstance(select, (TopMass, BottomMass, RandomKeys)):
         drawn = RandomKeys(
             keys_per_head=select.keys_per_head, shared_keys=select.shared_keys, seed=seed, exclude=select
@@ -94,43 +111,80 @@ def _count(select: Selector, action: Action, seed: int) -> ControlParts:
     else:
         drawn = MatchedRandom(select, seed=seed, by="count")
     text = "as many random keys in every row and head, never the keys the treatment would take there"
-    return ControlParts(drawn, action, ("count per head", *_sharing(select)), text, seed)
+    return ControlParts(drawn, treated.action, ("count per head", *treated.sharing), text, seed)
 
 
-def _segment(select: Selector, action: Action, seed: int) -> ControlParts:
-    drawn = MatchedRandom(select, seed=seed, by="segment")
+def _segment(treated: Treated, seed: int) -> ControlParts:
+    drawn = MatchedRandom(treated.select, seed=seed, by="segment")
     text = (
         "as many random keys of each segment (image, text ...) in every row and head, never the keys the "
         "treatment would take there"
     )
-    return ControlParts(drawn, action, ("count per head", "segment", *_sharing(select)), text, seed)
+    return ControlParts(drawn, treated.action, ("count per head", "segment", *treated.sharing), text, seed)
 
 
-def _bottom(select: Selector, action: Action, seed: int) -> ControlParts:
-    if not isinstance(select, TopMass):
-        raise UsageError(
-            f"Got the 'bottom' control of {type(select).__name__}. Expected TopMass: only keys chosen for "
-            "having the largest mass have an opposite. Use 'count' or 'segment'."
-        )
+def _mass(treated: Treated, seed: int) -> ControlParts:
+    # The mass that the receipt of the treatment states.
+    needed = set(treated.select.required_queries())
+    own = needed.pop() if len(needed) == 1 else None
+    drawn = MatchedMass(
+        treated.select, seed=seed, queries=own if treated.queries == "all" else treated.queries
+    )
+    text = (
+        "random keys that hold as much mass in every row and head (within 1 %, or as close as other keys "
+        "come), never the keys the treatment would take there; their number differs"
+    )
+    return ControlParts(drawn, treated.action, ("mass",), text, seed)
+
+
+def _persistence(treated: Treated, seed: int) -> ControlParts:
+    drawn = StandIns(treated.select, seed=seed, by="segment")
+    text = (
+        "for every key the treatment would take a random other key of the same segment, the same one in all "
+        "steps, so that the set changes as often as the treated one"
+    )
+    matched = ("count per head", "segment", "persistence", *treated.sharing)
+    return ControlParts(drawn, treated.action, matched, text, seed)
+
+
+def _bottom(treated: Treated, seed: int) -> ControlParts:
+    select = _ranked("bottom", treated.select, "have an opposite")
     lowest = BottomMass(
         keys_per_head=select.keys_per_head, shared_keys=select.shared_keys, queries=select.queries
     )
     text = "as many keys in every row and head, those of smallest mass"
-    return ControlParts(lowest, action, ("count per head", *_sharing(select)), text, None)
+    return ControlParts(lowest, treated.action, ("count per head", *treated.sharing), text, None)
 
 
-def _null(select: Selector, action: Action, seed: int) -> ControlParts:
+def _next(treated: Treated, seed: int) -> ControlParts:
+    select = _ranked("next", treated.select, "have others ranked below")
+    below = NextMass(
+        keys_per_head=select.keys_per_head, shared_keys=select.shared_keys, queries=select.queries
+    )
+    text = "as many keys in every row and head, those ranked just below the ones the treatment would take"
+    return ControlParts(below, treated.action, ("count per head", *treated.sharing), text, None)
+
+
+def _ranked(kind: str, select: Selector, have: str) -> TopMass:
+    if not isinstance(select, TopMass):
+        raise UsageError(
+            f"Got the {kind!r} control of {type(select).__name__}. Expected TopMass: only keys chosen for "
+            f"having the largest mass {have}. Use 'count' or 'segment'."
+        )
+    return select
+
+
+def _null(treated: Treated, seed: int) -> ControlParts:
     text = "no key at all, but through the same masked kernel call: what the path itself changes"
     return ControlParts(NoKeys(), Mask(), ("path",), text, None)
 
 
-def _sharing(select: Selector) -> tuple[str, ...]:
-    return ("shared over heads",) if shares_heads(select) else ()
-
-
-_BUILDERS: dict[str, Callable[[Selector, Action, int], ControlParts]] = {
+_BUILDERS: dict[str, Callable[[Treated, int], ControlParts]] = {
     "count": _count,
     "segment": _segment,
+    "mass": _mass,
+    "persistence": _persistence,
     "bottom": _bottom,
+    "next": _next,
     "null": _null,
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 from sinkscope.attention import Action, Mask, Selector, action_from_dict, selector_from_dict
 from sinkscope.errors import UsageError, unknown
-from sinkscope.models._control import ControlInfo, control_parts
+from sinkscope.models._control import ControlInfo, Treated, control_parts
 from sinkscope.models._scope import WHOLE_RUN, normal_branch, normal_numbers, normal_steps
 
 
@@ -121,9 +121,11 @@ class Edit:
         """The edit that this one has to be compared with; same layers, steps, branch, heads and queries.
 
         Args:
-            kind: `"count"` (as many random keys, never the treated ones), `"segment"` (also as many per
-                segment), `"bottom"` (as many keys, those of smallest mass) or `"null"` (no key, but the
-                masked kernel path).
+            kind: `"count"` (as many random keys), `"segment"` (also as many per segment), `"mass"` (random
+                keys that hold as much mass), `"persistence"` (for each treated key a random one of its
+                segment, the same in all steps), `"bottom"` (as many keys, those of smallest mass), `"next"`
+                (as many keys, those ranked just below) or `"null"` (no key, but the masked kernel path).
+                None of the random ones ever takes a key that the treatment would take in that call.
             seed: Names the random draw; the draw itself is keyed by unit, site, branch and step.
 
         Raises:
@@ -134,7 +136,7 @@ class Edit:
             raise UsageError(
                 f"Got the {own!r} control of edit {of}. Expected an edit: call .control on the original."
             )
-        parts = control_parts(self.select, self.action, kind, seed=seed)
+        parts = control_parts(Treated(self.select, self.action, self.queries), kind, seed=seed)
         info = ControlInfo(of=self.hash, kind=kind, matched=parts.matched, text=parts.text, seed=parts.seed)
         return replace(self, select=parts.select, action=parts.action, control_info=info)
 

@@ -1,8 +1,11 @@
-"""Selectors that controls need: no key at all, and random keys matched to what another selector chose."""
+"""Selectors that controls need: no key at all, and random keys matched to what another selector chose.
+
+Each takes the keys in dependence of what the treatment would take in the same call, and never one of those.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +16,16 @@ from sinkscope.attention import (
     Segment,
     SelectionContext,
     Selector,
+    match_mass,
     register_selector,
     selector_from_dict,
+    stand_ins,
 )
 from sinkscope.errors import UsageError
 
 MATCHED_BY = ("count", "segment")
+ATTEMPTS = 4
+"""Random orders that `MatchedMass` tries in a head where the ones before missed the mass."""
 
 
 @register_selector
@@ -30,9 +37,46 @@ class NoKeys(Selector):
         return torch.zeros(ctx.shape, dtype=torch.bool, device=ctx.device)
 
 
+@dataclass(frozen=True)
+class _Matched(Selector):
+    of: Selector
+    """The selector to match."""
+    seed: int = 0
+    """Random seed of the draw."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.of, Mapping):
+            object.__setattr__(self, "of", selector_from_dict(self.of))
+
+    def required_queries(self) -> tuple[str | None, ...]:
+        return self.of.required_queries()
+
+    def must_see(self, step: int) -> bool:
+        return self.of.must_see(step)
+
+
+@dataclass(frozen=True)
+class _Counted(_Matched):
+    by: str = "count"
+    """`"count"`, or `"segment"` for as many keys in each segment."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.by not in MATCHED_BY:
+            name = type(self).__name__
+            raise UsageError(f"{name} got by={self.by!r}; expected one of {', '.join(MATCHED_BY)}.")
+
+    def parts(self, ctx: SelectionContext) -> Tensor:
+        """Long `[row, key]`: keys to be matched among themselves have equal numbers."""
+        rows, _, keys = ctx.shape
+        if self.by == "segment":
+            return segment_codes(ctx)
+        return torch.zeros(rows, keys, dtype=torch.long, device=ctx.device)
+
+
 @register_selector
 @dataclass(frozen=True)
-class MatchedRandom(Selector):
+class MatchedRandom(_Counted):
     """As many random keys in every row and head as another selector chooses there, never the keys it chooses.
 
     Draws are keyed by unit, seed, site, branch and step.
@@ -41,32 +85,11 @@ class MatchedRandom(Selector):
         UsageError: on choosing, when too few other keys are left.
     """
 
-    of: Selector
-    """The selector to match."""
-    seed: int = 0
-    """Random seed of the draw."""
-    by: str = "count"
-    """`"count"`, or `"segment"` for as many keys in each segment."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.of, Mapping):
-            object.__setattr__(self, "of", selector_from_dict(self.of))
-        if self.by not in MATCHED_BY:
-            raise UsageError(f"MatchedRandom got by={self.by!r}; expected one of {', '.join(MATCHED_BY)}.")
-
-    def required_queries(self) -> tuple[str | None, ...]:
-        return self.of.required_queries()
-
-    def must_see(self, step: int) -> bool:
-        return self.of.must_see(step)
-
     def choose(self, ctx: SelectionContext) -> Tensor:
         treated = self.of.choose(ctx)
         free = ctx.candidates()[:, None] & ~treated
-        numbers = ctx.uniform(self.seed)
-        if shares_heads(self.of):
-            numbers = numbers[:, :1].expand_as(numbers)
-        part = _segment_codes(ctx) if self.by == "segment" else torch.zeros_like(free[:, 0], dtype=torch.long)
+        numbers = _draws(self.of, ctx.uniform(self.seed))
+        part = self.parts(ctx)
         chosen = torch.zeros_like(treated)
         for code in torch.unique(part).tolist():
             here = (part == code)[:, None]
@@ -74,17 +97,82 @@ class MatchedRandom(Selector):
         return chosen
 
 
-def _draw(numbers: Tensor, candidates: Tensor, counts: Tensor, ctx: SelectionContext) -> Tensor:
-    """The `counts` candidates of smallest number in every row and head."""
-    left = candidates.sum(-1, keepdim=True)
-    short = counts - left
+@register_selector
+@dataclass(frozen=True)
+class StandIns(_Counted):
+    """For every key another selector chooses a random other one, the same one in all steps.
+
+    So the set changes from step to step when the other selector's set does, and as much. Who stands in for
+    whom is keyed by unit, seed, site and branch; see `sinkscope.attention.stand_ins`.
+
+    Raises:
+        UsageError: on choosing, when too few other keys are left.
+    """
+
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        treated = self.of.choose(ctx)
+        free = ctx.candidates()[:, None] & ~treated
+        part = self.parts(ctx)
+        for code in torch.unique(part).tolist():
+            here = (part == code)[:, None]
+            _check_enough((treated & here).sum(-1), (free & here).sum(-1), ctx)
+        numbers = _draws(self.of, ctx.uniform(self.seed, fixed=True))
+        return stand_ins(treated, free, numbers, part[:, None])
+
+
+@register_selector
+@dataclass(frozen=True)
+class MatchedMass(_Matched):
+    """Random keys that hold as much mass in every row and head as those another selector chooses there.
+
+    Within 1 %, or as close as the search comes (`sinkscope.attention.match_mass`); the number of keys
+    differs. Every head has a set of its own, and at least one key that the other selector leaves alone stays.
+    Draws are keyed by unit, seed, site, branch and step.
+
+    Raises:
+        UsageError: on choosing, when fewer than two other keys are left.
+    """
+
+    queries: str | None = None
+    """Query group whose attention is counted; None for image queries where the model has them, else all."""
+
+    def required_queries(self) -> tuple[str | None, ...]:
+        return tuple(dict.fromkeys((*self.of.required_queries(), self.queries)))
+
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        treated = self.of.choose(ctx)
+        free = ctx.candidates()[:, None] & ~treated
+        _check_enough(2 * treated.any(-1).long(), free.sum(-1), ctx)
+        mass = ctx.mass(self.queries)
+        target = torch.where(treated, mass.double(), 0.0).sum(-1)
+        found = match_mass(mass, free, target, self._orders(ctx)).to(treated.device)
+        return found & treated.any(-1, keepdim=True)
+
+    def _orders(self, ctx: SelectionContext) -> Iterator[Tensor]:
+        yield ctx.uniform(self.seed)
+        # The stream starts with the numbers of the first attempt, which is mostly the only one.
+        yield from ctx.random.uniform(self.seed, (ATTEMPTS, *ctx.shape[1:])).unbind(1)[1:]
+
+
+def _draws(of: Selector, numbers: Tensor) -> Tensor:
+    """One draw for all heads where the matched set is one for all heads."""
+    return numbers[:, :1].expand_as(numbers) if shares_heads(of) else numbers
+
+
+def _check_enough(needed: Tensor, left: Tensor, ctx: SelectionContext) -> None:
+    short = needed - left
     if bool((short > 0).any()):
         place = int(short.argmax())
         raise UsageError(
-            f"The control needs {int(counts.flatten()[place])} keys that the treatment leaves alone, but "
+            f"The control needs {int(needed.flatten()[place])} keys that the treatment leaves alone, but "
             f"only {int(left.flatten()[place])} are there to choose from at {ctx.random.site!r}. Use a "
-            "smaller budget, or the 'count' control if this was the 'segment' control."
+            "smaller budget, or the 'count' control if this was the 'segment' or 'persistence' control."
         )
+
+
+def _draw(numbers: Tensor, candidates: Tensor, counts: Tensor, ctx: SelectionContext) -> Tensor:
+    """The `counts` candidates of smallest number in every row and head."""
+    _check_enough(counts, candidates.sum(-1, keepdim=True), ctx)
     order = numbers.masked_fill(~candidates, 2.0).argsort(dim=-1, stable=True)
     rank = torch.empty_like(order).scatter_(
         -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
@@ -92,7 +180,7 @@ def _draw(numbers: Tensor, candidates: Tensor, counts: Tensor, ctx: SelectionCon
     return (rank < counts) & candidates
 
 
-def _segment_codes(ctx: SelectionContext) -> Tensor:
+def segment_codes(ctx: SelectionContext) -> Tensor:
     """Long `[row, key]`: equal for keys of the same segments.
 
     Only the widest segments count. Parts of them (padding, one encoder's text) may hold few keys besides the
