@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +19,9 @@ from ._call import Branch
 from ._denoiser import text_encoders
 from ._patch import wrap
 
+_TEXTS = re.compile(r"(negative_)?prompt(_\d+)?")
+"""Arguments of `encode_prompt` that are the user's own words."""
+
 
 @dataclass
 class Captured:
@@ -26,6 +31,8 @@ class Captured:
     """Integers `[prompt, position]` on the CPU."""
     mask: Tensor | None
     """True where the encoder attends, `[prompt, position]`, None where it was given no mask."""
+    texts: tuple[tuple[str, ...], ...] = ()
+    """For each prompt, what the user may have written there; empty where nobody knows."""
 
 
 @dataclass
@@ -76,6 +83,7 @@ class PromptBook:
         self.pipe = pipe
         self.current: Prompts | None = None
         self._thread = 0
+        self._texts: list[Any] = []
 
     def install(self, stack: ExitStack) -> None:
         """Listen until `stack` closes. A bare module has nothing to listen to."""
@@ -111,7 +119,8 @@ class PromptBook:
             if isinstance(mask, Tensor) and mask.shape == ids.shape
             else None
         )
-        self._open().ids.setdefault(name, []).append(Captured(ids.detach().cpu(), mask))
+        texts = _texts_of_rows(self._texts, len(ids))
+        self._open().ids.setdefault(name, []).append(Captured(ids.detach().cpu(), mask, texts))
 
     def _on_encode(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
@@ -119,7 +128,11 @@ class PromptBook:
         by_pipeline = self._called_by_pipeline()
         if not by_pipeline:
             self.seal()
-        result = call_next(*args, **kwargs)
+        outer, self._texts = self._texts, _written(self.pipe.encode_prompt, args, kwargs)
+        try:
+            result = call_next(*args, **kwargs)
+        finally:
+            self._texts = outer
         prompts = self._open()
         sides = list(_embeddings(result))
         if len(sides) > 1 or prompts.positive is None:
@@ -138,6 +151,35 @@ class PromptBook:
                 return True
             frame = frame.f_back  # type: ignore[assignment]
         return False
+
+
+def _written(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The prompts among the arguments of `encode_prompt`: texts, or lists with one text per prompt."""
+    try:
+        given = inspect.signature(call).bind_partial(*args, **kwargs).arguments
+    except (TypeError, ValueError):  # the call itself will say what is wrong
+        return []
+    values = [value for name, value in given.items() if _TEXTS.fullmatch(name)]
+    return [
+        value
+        for value in values
+        if isinstance(value, str)
+        or (isinstance(value, (list, tuple)) and value and all(isinstance(text, str) for text in value))
+    ]
+
+
+def _texts_of_rows(written: list[Any], rows: int) -> tuple[tuple[str, ...], ...]:
+    """For each encoded row the texts it may spell; a list of another length may belong to any row."""
+    if not written:
+        return ()
+    found = []
+    for row in range(rows):
+        here: list[str] = []
+        for value in written:
+            one = [value] if isinstance(value, str) else [value[row]] if len(value) == rows else value
+            here += one
+        found.append(tuple(dict.fromkeys(here)))
+    return tuple(found)
 
 
 def _embeddings(result: Any) -> Iterator[Any]:

@@ -1,9 +1,8 @@
 """Identities of text tokens: string, role and encoder of each position of the text segment.
 
 The ids are the ones the text encoders were given, so truncation, padding and chat templates are seen as they
-are. The first end mark is the real one and everything behind it is padding: CLIP-L pads with its end mark,
-CLIP-G with another id. Where several encoders share a position (their features are concatenated), the strings
-are joined by " / " if they differ.
+are. `_text_roles` says which of them are the user's words. Where several encoders share a position (their
+features are concatenated), the strings are joined by " / " if they differ.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from ._call import Branch, Role
 from ._families import Family
 from ._prompts import Captured, Prompts
+from ._text_roles import text_roles
 
 
 class TextToken(NamedTuple):
@@ -113,38 +113,19 @@ def _encoder_tokens(pipe: Any, encoder: str, captured: Captured, prompt: int) ->
     tokenizer: Any = getattr(pipe, encoder.replace("text_encoder", "tokenizer"), None)
     ids = [int(i) for i in captured.ids[prompt]]
     mask = None if captured.mask is None else [bool(keep) for keep in captured.mask[prompt]]
+    texts = captured.texts[prompt] if captured.texts else ()
     strings: list[str | None] = [None] * len(ids)
     if hasattr(tokenizer, "convert_ids_to_tokens"):
         strings = [_clean(piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
     return [
         TextToken(text, role, encoder)
-        for text, role in zip(strings, _roles(tokenizer, ids, mask), strict=True)
+        for text, role in zip(strings, text_roles(tokenizer, ids, mask, texts), strict=True)
     ]
 
 
 def _clean(piece: Any) -> str | None:
     # A piece that is nothing but a word-boundary mark keeps it.
     return None if piece is None else str(piece).replace("</w>", "").strip("▁Ġ") or str(piece)
-
-
-def _roles(tokenizer: Any, ids: list[int], mask: list[bool] | None) -> list[Role | None]:
-    bos, eos, pad = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad"))
-    roles: list[Role | None] = []
-    ended = False
-    for position, token in enumerate(ids):
-        real = mask is None or mask[position]
-        if ended or not real:
-            roles.append("pad")
-        elif token == bos and "content" not in roles and "bos" not in roles:
-            roles.append("bos")
-        elif token == eos:
-            roles.append("eos")
-            ended = True
-        elif token == pad and (eos not in ids or "content" not in roles):
-            roles.append("pad")
-        else:
-            roles.append("content")
-    return roles
 
 
 def _merge(here: Sequence[TextToken]) -> TextToken:
