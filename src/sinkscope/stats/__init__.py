@@ -13,26 +13,73 @@ What this room guarantees:
 
 from __future__ import annotations
 
-from ._bootstrap import Interval, bca_interval, keyed_generator
+from ._bootstrap import Interval, keyed_generator
+from ._boundary import Boundary, dose_boundary, find_boundary
 from ._dose import dose_response, prompt_slopes
+from ._double import DoubleContrast, difference_of_differences, double_effects
 from ._effects import Contrast, effects
-from ._multiplicity import holm
+from ._intervals import bca_interval, clustered_interval, mean_interval, paired_proportions
+from ._leave_out import leave_one_task_out
+from ._margin import Margin, calibrated_margin
+from ._multiplicity import benjamini_hochberg, holm
+from ._power import (
+    Needed,
+    detectable_effect,
+    detectable_margin,
+    power_difference,
+    power_equivalence,
+    prompts_for_difference,
+    prompts_for_equivalence,
+)
+from ._power_table import power_table
+from ._rank import check_rank
+from ._ratio import Ratio, fieller_interval, ratio_of_means
+from ._ratio_table import ratios
+from ._signflip import sign_flip
 from ._tests import cluster_means, cohen_dz, paired_t, tost, wilcoxon
-from ._verdict import Verdict, verdict
+from ._verdict import Verdict, interval_verdict, verdict
 
 __all__ = [
+    "Boundary",
     "Contrast",
+    "DoubleContrast",
     "Interval",
+    "Margin",
+    "Needed",
+    "Ratio",
     "Verdict",
     "bca_interval",
+    "benjamini_hochberg",
+    "calibrated_margin",
+    "check_rank",
     "cluster_means",
+    "clustered_interval",
     "cohen_dz",
+    "detectable_effect",
+    "detectable_margin",
+    "difference_of_differences",
+    "dose_boundary",
     "dose_response",
+    "double_effects",
     "effects",
+    "fieller_interval",
+    "find_boundary",
     "holm",
+    "interval_verdict",
     "keyed_generator",
+    "leave_one_task_out",
+    "mean_interval",
+    "paired_proportions",
     "paired_t",
+    "power_difference",
+    "power_equivalence",
+    "power_table",
     "prompt_slopes",
+    "prompts_for_difference",
+    "prompts_for_equivalence",
+    "ratio_of_means",
+    "ratios",
+    "sign_flip",
     "tost",
     "verdict",
     "wilcoxon",

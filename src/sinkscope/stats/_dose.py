@@ -2,8 +2,7 @@
 
 Per prompt, the ordinary least-squares slope of its scores on `log1p(budget)`; the baseline enters at budget
 0. The slopes are then one number per prompt, tested against zero, and the edit's minus the control's says
-   whether the dose
-response is specific to the edited keys.
+whether the dose response is specific to the edited keys.
 """
 
 from __future__ import annotations
@@ -97,8 +96,8 @@ def dose_response(
                 rows.append(row)
                 samples.append(sample)
     found = summarise(samples, level=level, draws=draws, seed=seed)
-    adjusted, _ = adjust([summary.p_t for summary in found], [row["task"] == "all" for row in rows])
-    for row, summary, p_holm in zip(rows, found, adjusted, strict=True):
+    adjusted = adjust([summary.p_t for summary in found], [row["task"] == "all" for row in rows])
+    for row, summary, p_holm in zip(rows, found, adjusted.holm, strict=True):
         row |= {"slope": summary.mean, "sd": summary.sd, "dz": summary.dz, "level": level, "p_holm": p_holm}
         row |= {
             "ci_low": summary.ci[0],

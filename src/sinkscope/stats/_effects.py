@@ -17,19 +17,23 @@ import pandas as pd
 
 from sinkscope.errors import UsageError, unknown
 
+from ._intervals import Method
+from ._margin import SEED, resolve_margins
 from ._scores import LEAST_PAIRS, Complete, Scores, check_names, complete, read_scores, refuse_gaps
-from ._summary import NAN, Sample, Summary, adjust, summarise
+from ._summary import NAN, Adjusted, Sample, Summary, adjust, summarise
 from ._tests import tost
-from ._verdict import is_different, verdict
+from ._verdict import interval_verdict, is_different, verdict
 
 Kind = Literal["arm-baseline", "edit-control"]
 Family = Literal["all", "metric", "table"]
+OWN = "own"
+"""The margin was measured on an arm of this contrast, so the contrast is not tested against it."""
 
 EFFECT_COLUMNS = tuple(
     (
         "metric task contrast kind arm reference n_prompts n_units mean_arm mean_reference effect sd dz "
         "ci_low ci_high level p_t p_wilcoxon p_holm margin p_tost ci90_low ci90_high verdict direction note "
-        "missing_units family_size"
+        "missing_units family_size p_bh p_signflip margin_from interval_verdict"
     ).split()
 )
 
@@ -63,6 +67,7 @@ class _Cell(NamedTuple):
     contrast: Contrast
     case: Complete
     margin: float
+    margin_from: str
     gaps: bool
 
     @property
@@ -75,7 +80,10 @@ def effects(
     *,
     contrasts: Sequence[Contrast],
     metrics: Sequence[str] | None = None,
-    margins: Mapping[str, float] | None = None,
+    margins: Mapping[str, float | Literal["seed"]] | None = None,
+    seed_arms: Sequence[str] = (),
+    by_task: bool = True,
+    interval: Method = "bca",
     level: float = 0.95,
     draws: int = 10_000,
     seed: int = 0,
@@ -90,7 +98,11 @@ def effects(
         contrasts: Declared comparisons.
         metrics: Which metrics; all in the table by default.
         margins: Metric -> smallest difference of interest, in the metric's units. Without one, nothing but
-            identical arms is ever called equivalent.
+            identical arms is ever called equivalent. "seed" measures it (`calibrated_margin`).
+        seed_arms: Arms without edits that repeat the baseline with other seeds, for the margin "seed". Their
+            own contrasts are not tested against a margin they have made.
+        by_task: Analyse within each task too.
+        interval: How intervals are made, see `mean_interval`.
         level: Confidence level of `ci_low`, `ci_high`; its complement is the threshold of "different".
         draws: Bootstrap samples of prompts (BCa).
         seed: Key of the bootstrap; a row depends on it, on its own scores and (through Holm) on its family
@@ -112,19 +124,21 @@ def effects(
     """
     table = read_scores(scores)
     chosen = tuple(metrics) if metrics is not None else table.metrics
-    limits = dict(margins or {})
-    _check(table, contrasts, chosen, limits, level=level, family=family)
-    cells = [
-        cell
-        for metric in chosen
-        for contrast in contrasts
-        for cell in _cells(table, metric, contrast, limits.get(metric, NAN), least_pairs)
-    ]
-    found = summarise([cell.sample for cell in cells], level=level, draws=draws, seed=seed)
-    adjusted, sizes = adjust([summary.p_t for summary in found], [_family(cell, family) for cell in cells])
+    given = dict(margins or {})
+    _check(table, contrasts, chosen, given, level=level, family=family)
+    limits = resolve_margins(scores, given, seed_arms, draws=draws, seed=seed)
+    cells: list[_Cell] = []
+    for metric in chosen:
+        for contrast in contrasts:
+            limit, source = limits.get(metric, NAN), _margin_from(given.get(metric), contrast, seed_arms)
+            limit = NAN if source == OWN else limit
+            for task, case, gaps in _cases(table, metric, contrast, least_pairs, by_task=by_task):
+                cells.append(_Cell(metric, task, contrast, case, limit, source, gaps))
+    found = summarise([cell.sample for cell in cells], level=level, draws=draws, seed=seed, interval=interval)
+    adjusted = adjust([summary.p_t for summary in found], [_family(cell, family) for cell in cells])
     rows = [
-        _row(cell, summary, p_holm=p, size=size, level=level)
-        for cell, summary, p, size in zip(cells, found, adjusted, sizes, strict=True)
+        _row(cell, summary, adjusted, index, level=level)
+        for index, (cell, summary) in enumerate(zip(cells, found, strict=True))
     ]
     return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))
 
@@ -133,7 +147,7 @@ def _check(
     table: Scores,
     contrasts: Sequence[Contrast],
     metrics: tuple[str, ...],
-    margins: dict[str, float],
+    margins: Mapping[str, float | str],
     *,
     level: float,
     family: str,
@@ -151,23 +165,36 @@ def _check(
     if not 0.5 < level < 1:
         raise UsageError(f"Got level={level}, expected a confidence level between 0.5 and 1 such as 0.95.")
     for metric, margin in margins.items():
-        if not (np.isfinite(margin) and margin > 0):
+        if margin == SEED:
+            continue
+        if isinstance(margin, str) or not (np.isfinite(margin) and margin > 0):
             raise UsageError(
-                f"Got margin {margin} for {metric!r}, expected a positive number in the metric's units."
+                f"Got margin {margin!r} for {metric!r}, expected a positive number in the metric's units, or "
+                '"seed" to measure it from the noise between seeds.'
             )
 
 
-def _cells(table: Scores, metric: str, contrast: Contrast, margin: float, least_pairs: float) -> list[_Cell]:
+def _cases(
+    table: Scores, metric: str, contrast: Contrast, least_pairs: float, *, by_task: bool
+) -> list[tuple[str, Complete, bool]]:
+    """Task, complete cases, and whether too few pairs are left for a verdict."""
     pair = (contrast.arm, contrast.reference)
     whole = complete(table, metric, pair)
     if table.scored(metric, pair):
         refuse_gaps(whole, what=f"Contrast {contrast.name}, metric {metric}", least_pairs=least_pairs)
-    cells = [_Cell(metric, "all", contrast, whole, margin, gaps=False)]
-    for task in np.unique(table.task).tolist():
+    cases = [("all", whole, False)]
+    for task in np.unique(table.task).tolist() if by_task else ():
         case = complete(table, metric, pair, task)
-        gaps = case.n_units < least_pairs * (case.n_units + case.missing)
-        cells.append(_Cell(metric, task, contrast, case, margin, gaps=gaps))
-    return cells
+        cases.append((task, case, case.n_units < least_pairs * (case.n_units + case.missing)))
+    return cases
+
+
+def _margin_from(given: float | str | None, contrast: Contrast, seed_arms: Sequence[str]) -> str:
+    if given is None:
+        return ""
+    if given != SEED:
+        return "declared"
+    return OWN if {contrast.arm, contrast.reference} & set(seed_arms) else "seed"
 
 
 def _family(cell: _Cell, family: Family) -> tuple[object, ...]:
@@ -175,8 +202,8 @@ def _family(cell: _Cell, family: Family) -> tuple[object, ...]:
     return {"all": (split,), "metric": (split, cell.metric), "table": ()}[family]
 
 
-def _row(cell: _Cell, found: Summary, *, p_holm: float, size: int, level: float) -> dict[str, Any]:
-    d, margin, contrast = cell.sample.values, cell.margin, cell.contrast
+def _row(cell: _Cell, found: Summary, adjusted: Adjusted, index: int, *, level: float) -> dict[str, Any]:
+    d, margin, contrast, p_holm = cell.sample.values, cell.margin, cell.contrast, adjusted.holm[index]
     p_tost = float(tost(d, margin).p) if d.size >= 2 and not np.isnan(margin) else NAN
     ruling = verdict(
         p_holm=p_holm,
@@ -195,7 +222,8 @@ def _row(cell: _Cell, found: Summary, *, p_holm: float, size: int, level: float)
     counts = {"n_prompts": d.size, "n_units": cell.case.n_units, "missing_units": cell.case.missing}
     size_of = {"effect": found.mean, "sd": found.sd, "dz": found.dz, "margin": margin, "level": level}
     ends = zip(("ci_low", "ci_high", "ci90_low", "ci90_high"), (*found.ci, *found.ci90), strict=True)
-    tests = {"p_t": found.p_t, "p_wilcoxon": found.p_wilcoxon, "p_holm": p_holm, "p_tost": p_tost}
+    tests = {"p_t": found.p_t, "p_wilcoxon": found.p_wilcoxon, "p_signflip": found.p_signflip}
+    tests |= {"p_holm": p_holm, "p_bh": adjusted.bh[index], "p_tost": p_tost}
     return {
         **about,
         **{"arm": contrast.arm, "reference": contrast.reference},
@@ -207,7 +235,9 @@ def _row(cell: _Cell, found: Summary, *, p_holm: float, size: int, level: float)
         "verdict": ruling,
         "direction": "higher" if found.mean > 0 else "lower" if found.mean < 0 else "none",
         "note": "; ".join(_notes(cell, d, found, nonzero=nonzero)),
-        "family_size": size,
+        "family_size": adjusted.size[index],
+        "margin_from": cell.margin_from,
+        "interval_verdict": interval_verdict(ci=found.ci, ci90=found.ci90, margin=margin) or "",
     }
 
 
@@ -218,6 +248,8 @@ def _notes(cell: _Cell, d: np.ndarray, found: Summary, *, nonzero: bool) -> list
         notes.append(f"{cell.case.missing} of {total} pairs missing ({cell.case.reasons})")
     if cell.gaps:
         notes.append("too few pairs in this task for a verdict")
+    if cell.margin_from == OWN:
+        notes.append("the margin was measured on this arm: not tested against it")
     if d.size < 2:
         return [*notes, f"{d.size} prompts: nothing to test"]
     if not d.any():

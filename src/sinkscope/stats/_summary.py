@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._bootstrap import Floats, Interval, bca_interval, keyed_generator
-from ._multiplicity import holm
+from ._bootstrap import Floats, Interval, keyed_generator
+from ._intervals import Method, mean_interval
+from ._multiplicity import benjamini_hochberg, holm
+from ._signflip import sign_flip
 from ._tests import cohen_dz, paired_t, wilcoxon
 
 NAN = float("nan")
@@ -32,16 +34,19 @@ class Summary(NamedTuple):
     ci90: tuple[float, float]
     p_t: float
     p_wilcoxon: float
+    p_signflip: float
 
 
-def summarise(samples: Sequence[Sample], *, level: float, draws: int, seed: int) -> list[Summary]:
-    """Summarise every sample; those with the same prompts share their bootstrap draws (keyed by seed and
-    prompts).
+def summarise(
+    samples: Sequence[Sample], *, level: float, draws: int, seed: int, interval: Method = "bca"
+) -> list[Summary]:
+    """Summarise every sample; those with the same prompts share their bootstrap draws and sign patterns
+    (keyed by seed and prompts).
     """
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, sample in enumerate(samples):
         groups[sample.prompts].append(index)
-    out: list[Summary] = [Summary(NAN, NAN, NAN, (NAN, NAN), (NAN, NAN), NAN, NAN)] * len(samples)
+    out: list[Summary] = [Summary(NAN, NAN, NAN, (NAN, NAN), (NAN, NAN), NAN, NAN, NAN)] * len(samples)
     for prompts, members in groups.items():
         if len(prompts) < 2:
             for index in members:
@@ -50,39 +55,47 @@ def summarise(samples: Sequence[Sample], *, level: float, draws: int, seed: int)
             continue
         stack = np.stack([samples[index].values for index in members])
         rng = keyed_generator(seed, "bootstrap", *prompts)
-        wide, narrow = bca_interval(stack, levels=(level, 0.90), draws=draws, rng=rng)
+        wide, narrow = mean_interval(stack, method=interval, levels=(level, 0.90), draws=draws, rng=rng)
+        flips = keyed_generator(seed, "sign-flip", *prompts)
         columns = (
             stack.mean(axis=-1),
             stack.std(axis=-1, ddof=1),
             cohen_dz(stack),
             paired_t(stack),
             wilcoxon(stack),
+            sign_flip(stack, draws=draws, rng=flips),
         )
         for row, index in enumerate(members):
-            mean, sd, dz, p_t, p_w = (float(column[row]) for column in columns)
-            out[index] = Summary(mean, sd, dz, _pair(wide, row), _pair(narrow, row), p_t, p_w)
+            mean, sd, dz, *p = (float(column[row]) for column in columns)
+            out[index] = Summary(mean, sd, dz, _pair(wide, row), _pair(narrow, row), *p)
     return out
 
 
-def adjust(p: Sequence[float], family: Iterable[object]) -> tuple[list[float], list[int]]:
-    """Holm within each family; tests that could not be done (NaN) are in no family.
+class Adjusted(NamedTuple):
+    """Adjusted p-values (NaN where the raw one is) and the size of each one's family (0 there)."""
+
+    holm: list[float]
+    bh: list[float]
+    size: list[int]
+
+
+def adjust(p: Sequence[float], family: Iterable[object]) -> Adjusted:
+    """Holm and Benjamini-Hochberg within each family; tests that could not be done (NaN) are in no family.
 
     Args:
         p: Raw p-values.
         family: The family of each, any hashable.
-
-    Returns:
-        Adjusted p-values (NaN where `p` is) and the size of each one's family (0 where `p` is NaN).
     """
     members: dict[object, list[int]] = defaultdict(list)
     for index, key in enumerate(family):
         if not np.isnan(p[index]):
             members[key].append(index)
-    adjusted, size = [NAN] * len(p), [0] * len(p)
+    out = Adjusted([NAN] * len(p), [NAN] * len(p), [0] * len(p))
     for rows in members.values():
-        for index, value in zip(rows, holm([p[index] for index in rows]), strict=True):
-            adjusted[index], size[index] = float(value), len(rows)
-    return adjusted, size
+        raw = [p[index] for index in rows]
+        for index, strict, loose in zip(rows, holm(raw), benjamini_hochberg(raw), strict=True):
+            out.holm[index], out.bh[index], out.size[index] = float(strict), float(loose), len(rows)
+    return out
 
 
 def _pair(interval: Interval, row: int) -> tuple[float, float]:

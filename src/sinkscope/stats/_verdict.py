@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 
 Verdict = Literal["different", "equivalent", "inconclusive"]
+IntervalVerdict = Literal["within", "beyond", "nonzero", "unresolved"]
 
 TOST_ALPHA = 0.05
 """Matches the 90 % interval: a 90 % interval inside the margin is TOST at 5 %."""
@@ -57,3 +58,34 @@ def verdict(
     if p_tost < TOST_ALPHA and ci90[0] > -margin and ci90[1] < margin:
         return "equivalent"
     return "different" if is_different(p_holm, ci, level) else "inconclusive"
+
+
+def interval_verdict(
+    *, ci: tuple[float, float], ci90: tuple[float, float], margin: float
+) -> IntervalVerdict | None:
+    """Where the intervals of an effect lie relative to `(-margin, margin)`: nothing but the intervals speaks.
+
+    The word says what has been shown about the size of the effect (Lakens, Scheel and Isager 2018, figure 1):
+
+    - "within": the 90 % interval lies strictly inside the margin (equivalence at 5 %);
+    - "beyond": the interval at the study's level lies wholly outside, on one side (minimum-effect test);
+    - "nonzero": it excludes zero, but whether the effect exceeds the margin is open;
+    - "unresolved": none of these.
+
+    Not adjusted for multiplicity; `verdict` is.
+
+    Args:
+        ci: Interval of the effect at the study's level.
+        ci90: 90 % interval.
+        margin: The margin; NaN when there is none.
+
+    Returns:
+        None without a margin or without intervals.
+    """
+    if np.isnan(margin) or np.isnan([*ci, *ci90]).any():
+        return None
+    if ci90[0] > -margin and ci90[1] < margin:
+        return "within"
+    if ci[0] > margin or ci[1] < -margin:
+        return "beyond"
+    return "nonzero" if ci[0] > 0 or ci[1] < 0 else "unresolved"
