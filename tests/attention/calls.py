@@ -17,6 +17,7 @@ from sinkscope.attention import (
     apply_edits,
     incoming_mass,
     mass_after,
+    measure,
 )
 
 MASKS = ("none", "bool", "float", "keys", "causal")
@@ -61,11 +62,24 @@ class Call:
     def mass(self) -> Tensor:
         return incoming_mass(self.q, self.k, self.mask, self.scale, is_causal=self.is_causal)
 
+    def concentration(self) -> Tensor:
+        found = measure(self.q, self.k, want=("concentration",), **self.how).concentration
+        assert found is not None
+        return found
+
     def context(self, **changes: Any) -> SelectionContext:
         rows = self.q.shape[0]
         given: dict[str, Any] = {"random": KeyedRandom.of(range(rows), ["cond"] * rows, "block.0", 0)}
-        given |= {"masses": {"all": self.mass()}} | changes
+        given |= {"masses": {"all": self.mass()}, "queries": {"all": torch.ones(self.q.shape[2]) > 0}}
+        given |= {"concentration": self.concentration}
+        given |= changes
         return SelectionContext(self.shape, **given)
+
+    def pick_queries(self, count: int, seed: int = 0) -> Tensor:
+        """Up to `count` random queries of every head."""
+        shape = self.q.shape[:3]
+        order = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).argsort(-1)
+        return torch.zeros(shape, dtype=torch.bool).scatter(-1, order[..., :count], True)
 
     def pick(self, count: int, seed: int = 0) -> Tensor:
         """`count` random keys of every head, never key 0 (so that no query loses every key)."""

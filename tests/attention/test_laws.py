@@ -17,6 +17,7 @@ from sinkscope.attention import (
     Action,
     KeyedRandom,
     Mask,
+    ReplaceOutput,
     ReplaceValue,
     ResolvedEdit,
     ScaleLogit,
@@ -38,6 +39,11 @@ weight_actions = st.one_of(
 value_actions = st.builds(
     ReplaceValue, with_=st.sampled_from(("zero", "mean")), amount=st.sampled_from((0.5, 1.0, 1.5))
 )
+output_actions = st.builds(
+    ReplaceOutput,
+    with_=st.sampled_from(("zero", "mean_value", "mean_output")),
+    amount=st.sampled_from((0.5, 1.0, 1.5)),
+)
 sets = st.tuples(st.integers(1, 3), st.integers(0, 10**6))
 
 
@@ -58,6 +64,11 @@ def test_an_identity_changes_no_bit(dtype: torch.dtype, data: st.DataObject) -> 
     nothing = torch.zeros_like(chosen)
     identities = (ScaleLogit(), ScaleProbability(1.0), ReplaceValue("mean", 0.0), ReplaceValue("noise", 0.0))
     edits = [ResolvedEdit(chosen, action) for action in identities]
+    some_queries = call.pick_queries(2)
+    edits += [
+        ResolvedEdit(some_queries, ReplaceOutput("mean_value", 0.0)),
+        ResolvedEdit(torch.zeros_like(some_queries), ReplaceOutput("mean_output")),
+    ]
     edits += [
         ResolvedEdit(nothing, action) for action in (Mask(), ScaleProbability(0.2), ReplaceValue("zero"))
     ]
@@ -77,10 +88,13 @@ def test_any_composition_equals_the_written_out_formula(dtype: torch.dtype, data
     call = data.draw(calls(dtype=dtype, masks=("none", "bool", "float", "causal")))
     masks_differ = call.mask is not None
     kinds = weight_actions if masks_differ else st.one_of(weight_actions, value_actions)
+    kinds = st.one_of(kinds, output_actions)
     edits = []
     for _ in range(data.draw(st.integers(1, 3))):
         count, seed = data.draw(sets)
-        edits.append(ResolvedEdit(call.pick(count, seed), data.draw(kinds), data.draw(scopes(call))))
+        action = data.draw(kinds)
+        picked = call.pick_queries(count, seed) if action.side == "queries" else call.pick(count, seed)
+        edits.append(ResolvedEdit(picked, action, data.draw(scopes(call))))
     want = reference.edited_output(call.q, call.k, call.v, reordered(edits), **call.how)
     got = call.edited(*edits)
     assert got.dtype == dtype and got.shape == want.shape

@@ -65,9 +65,7 @@ def test_the_mass_of_a_sink_is_met_within_one_percent(
     target=st.floats(0.0, 1.2),
     blocked=st.integers(0, 10**6),
 )
-def test_of_few_keys_the_closest_set_is_found(
-    seed: int, keys: int, target: float, blocked: int
-) -> None:
+def test_of_few_keys_the_closest_set_is_found(seed: int, keys: int, target: float, blocked: int) -> None:
     mass = softmax_mass(seed, 1, keys, 0.2)
     free = rand(blocked, 1, keys) > 0.3
     goal = torch.full((1,), target, dtype=torch.float64)

@@ -38,7 +38,7 @@ def assert_same(got, want, tol: float) -> None:
             torch.testing.assert_close(
                 value.double(), getattr(want, name)[group].double(), rtol=tol, atol=tol
             )
-    for name in ("lse", "output", "max_activation"):
+    for name in ("lse", "concentration", "output", "max_activation"):
         torch.testing.assert_close(getattr(got, name).double(), getattr(want, name), rtol=tol, atol=tol)
 
 

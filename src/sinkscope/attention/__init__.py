@@ -25,6 +25,7 @@ from ._mass_after import mass_after
 from ._match import match_mass, stand_ins
 from ._measure import STATISTICS, Measurement, incoming_mass, measure
 from ._operands import Operands, allowed_keys
+from ._outputs import RandomQueries, ReplaceOutput, TopConcentration
 from ._queries import QuerySet
 from ._random import KeyedRandom
 from ._rowblock import Raw
@@ -59,7 +60,9 @@ __all__ = [
     "Operands",
     "QuerySet",
     "RandomKeys",
+    "RandomQueries",
     "Raw",
+    "ReplaceOutput",
     "ReplaceValue",
     "ResolvedEdit",
     "Run",
@@ -68,6 +71,7 @@ __all__ = [
     "Segment",
     "SelectionContext",
     "Selector",
+    "TopConcentration",
     "TopMass",
     "action_from_dict",
     "action_names",

@@ -47,7 +47,12 @@ def action_from_dict(data: Mapping[str, Any]) -> Action:
     return _REGISTRY.build(data)
 
 
-def _number(owner: str, name: str, value: object) -> None:
+def check_number(owner: str, name: str, value: object) -> None:
+    """Refuse what is no finite number.
+
+    Raises:
+        UsageError: Names class and field.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise UsageError(f"{owner} got {name}={value!r}; expected a finite number.")
 
@@ -84,8 +89,8 @@ class ScaleLogit(Action):
     stage: ClassVar[str] = "logits"
 
     def __post_init__(self) -> None:
-        _number("ScaleLogit", "factor", self.factor)
-        _number("ScaleLogit", "shift", self.shift)
+        check_number("ScaleLogit", "factor", self.factor)
+        check_number("ScaleLogit", "shift", self.shift)
 
     @property
     @override
@@ -120,7 +125,7 @@ class ScaleProbability(Action):
     stage: ClassVar[str] = "probabilities"
 
     def __post_init__(self) -> None:
-        _number("ScaleProbability", "eta", self.eta)
+        check_number("ScaleProbability", "eta", self.eta)
         if not 0.0 <= self.eta <= 1.0:
             raise UsageError(
                 f"ScaleProbability got eta={self.eta!r}; expected 0..1. To strengthen keys use "
@@ -177,7 +182,7 @@ class ReplaceValue(Action):
     def __post_init__(self) -> None:
         if self.with_ not in ("zero", "mean", "noise"):
             raise unknown("value target", self.with_, ("zero", "mean", "noise"))
-        _number("ReplaceValue", "amount", self.amount)
+        check_number("ReplaceValue", "amount", self.amount)
 
     @property
     @override
@@ -199,11 +204,7 @@ class ReplaceValue(Action):
         wide = v if v.dtype == torch.float64 else v.float()
         if self.with_ == "zero":
             return torch.zeros_like(wide[:, :, :1])
-        rows, heads, keys, dim = v.shape
-        seen = allowed_keys(call.mask, (rows, heads, call.q.shape[2], keys))
-        use = torch.ones(1, keys, device=v.device, dtype=wide.dtype) if seen is None else seen.to(wide.dtype)
-        share = use / use.sum(-1, keepdim=True)
-        mean = torch.einsum("rk,rhkd->rhd", share.expand(rows, keys), wide)[:, :, None]
+        mean = mean_value(call, wide)
         if self.with_ == "mean":
             return mean
         if random is None:
@@ -211,7 +212,21 @@ class ReplaceValue(Action):
                 "ReplaceValue(with_='noise') needs keyed random numbers. Pass "
                 "random=KeyedRandom.of(units, branches, site, step) to ResolvedEdit."
             )
+        _, heads, keys, dim = v.shape
         centre = mean.mean(-1, keepdim=True)
-        spread = torch.einsum("rk,rhkd->rh", share.expand(rows, keys), (wide - centre).square()) / dim
+        spread = torch.einsum("rk,rhkd->rh", _open_shares(call, wide), (wide - centre).square()) / dim
         noise = random.normal(self.seed, (heads, keys, dim)).to(device=v.device, dtype=wide.dtype)
         return noise * spread.sqrt()[..., None, None]
+
+
+def mean_value(call: EditedCall, v: Tensor) -> Tensor:
+    """Mean of the values v [row, head, key, dim] of all keys the model lets through: [row, head, 1, dim]."""
+    return torch.einsum("rk,rhkd->rhd", _open_shares(call, v), v)[:, :, None]
+
+
+def _open_shares(call: EditedCall, v: Tensor) -> Tensor:
+    """[row, key] summing to one: equal on the keys the model lets through, else 0."""
+    rows, heads, keys, _ = v.shape
+    seen = allowed_keys(call.mask, (rows, heads, call.q.shape[2], keys))
+    use = torch.ones(1, keys, device=v.device, dtype=v.dtype) if seen is None else seen.to(v.dtype)
+    return (use / use.sum(-1, keepdim=True)).expand(rows, keys)

@@ -66,6 +66,7 @@ def apply_edits(
     if not active:
         return run(q, k, v, mask, is_causal, scale)
     call = EditedCall(q, k, v, mask=mask, scale=scale, is_causal=is_causal)
+    call = replace(call, original=call)
     parts = [(part, _reach(part)) for part in regions(active, q)]
     if len(parts) == 1 and parts[0][1] is not None and bool(parts[0][1].all()):
         return _edited(call, parts[0][0], run)

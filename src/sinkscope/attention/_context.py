@@ -32,6 +32,10 @@ class SelectionContext:
         device: Where chosen sets live.
         allowed: boolean [row, key], False for keys the model itself masks out; None = every key. No selector
             chooses a key that is not allowed.
+        queries: name -> boolean [query] or [row, query], with the entry "all"; what `TopConcentration` and
+            other selectors of queries choose from.
+        concentration: Gives the largest softmax weight of every query, [row, head, query]; called once, on
+            first use.
         memory: Kept by the caller per edit and site over the steps of one generation, for `Frozen`.
     """
 
@@ -46,6 +50,8 @@ class SelectionContext:
         step: int = 0,
         device: torch.device | str = "cpu",
         allowed: Tensor | None = None,
+        queries: Mapping[str, Tensor] | None = None,
+        concentration: Callable[[], Tensor] | None = None,
         memory: MutableMapping[Any, Any] | None = None,
     ) -> None:
         if groups is None:
@@ -63,6 +69,8 @@ class SelectionContext:
         self.allowed = allowed
         self.memory: MutableMapping[Any, Any] = {} if memory is None else memory
         self._masses = masses
+        self._queries: Mapping[str, Tensor] = {} if queries is None else queries
+        self._concentration = concentration
         self._cache: dict[str, Tensor] = {}
 
     def mass(self, group: str | None = None) -> Tensor:
@@ -88,6 +96,35 @@ class SelectionContext:
         rows, _, keys = self.shape
         found = self.segments[name]
         return (found[None] if found.dim() == 1 else found).to(self.device).expand(rows, keys)
+
+    @property
+    def query_groups(self) -> tuple[str, ...]:
+        """Names that `queries` answers to."""
+        return tuple(self._queries)
+
+    def queries(self, name: str = "all") -> Tensor:
+        """Boolean [row, query] of a named query group."""
+        if name not in self._queries:
+            raise unknown("query group", name, self.query_groups)
+        found = self._queries[name]
+        full = (found[None] if found.dim() == 1 else found).to(self.device)
+        return full.expand(self.shape[0], full.shape[-1])
+
+    @property
+    def query_shape(self) -> tuple[int, int, int]:
+        """(row, head, query)."""
+        return (*self.shape[:2], self.queries().shape[-1])
+
+    def concentration(self) -> Tensor:
+        """Largest softmax weight of every query, [row, head, query]."""
+        if self._concentration is None:
+            raise UsageError(
+                "This context does not know how concentrated the queries' attention is. Pass "
+                "concentration=... to SelectionContext."
+            )
+        if "" not in self._cache:
+            self._cache[""] = self._concentration()
+        return self._cache[""]
 
     def candidates(self) -> Tensor:
         """Boolean [row, key]: keys that may be chosen at all."""

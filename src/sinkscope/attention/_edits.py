@@ -43,6 +43,8 @@ class EditedCall:
     """the model's scale"""
     is_causal: bool = False
     """the model's causal flag"""
+    original: EditedCall | None = None
+    """the call with all its queries, before any edit; None = this one"""
     positions: Tensor | None = None
     """[query] position of each query in the model's order; None = all queries in order"""
 
@@ -74,13 +76,18 @@ class Action(Spec):
     stage: ClassVar[str]
 
     @property
+    def side(self) -> str:
+        """ "keys", or "queries" for an action on chosen queries."""
+        return "keys"
+
+    @property
     @abstractmethod
     def is_identity(self) -> bool:
         """Whether these settings change nothing; such an edit leaves every bit as it was."""
 
     @abstractmethod
     def apply(self, call: EditedCall, chosen: Tensor, random: KeyedRandom | None) -> EditedCall:
-        """Return the changed call; `chosen` is boolean [row, head, key]."""
+        """Return the changed call; `chosen` is boolean [row, head, key], or [row, head, query] by `side`."""
 
     @property
     def rank(self) -> int:
@@ -94,12 +101,12 @@ class Action(Spec):
 
 @dataclass(frozen=True)
 class ResolvedEdit:
-    """An edit of one call whose keys are already chosen."""
+    """An edit of one call whose keys or queries are already chosen."""
 
     chosen: Tensor
-    """boolean [row, head, key]"""
+    """boolean [row, head, key]; [row, head, query] where the action's side is "queries\""""
     action: Action
-    """what happens to the chosen keys"""
+    """what happens to the chosen keys or queries"""
     queries: Tensor | None = None
     """affected queries, boolean [query] or [row, query]; None = all"""
     force_path: bool = field(default=False, kw_only=True)

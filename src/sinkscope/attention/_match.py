@@ -86,7 +86,8 @@ def _fill(mass: Tensor, free: Tensor, target: Tensor, numbers: Tensor) -> Tensor
     heavy = torch.where(free & ~pool, mass, torch.inf)
     over, one = heavy.min(-1, keepdim=True)
     alone = torch.zeros_like(free).scatter(-1, one, True)
-    return torch.where(over - target < (target - _held(filled, mass)).abs(), alone, filled)
+    short = target - _held(pool, mass)
+    return torch.where((short > 0) & (over - target < short), alone, filled)
 
 
 def _exchange(chosen: Tensor, mass: Tensor, free: Tensor, target: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ._operands import Operands, blame
 from ._queries import QuerySet, group_weights
 from ._rowblock import Raw
 
-STATISTICS = ("mass", "lse", "entropy", "max_weight", "output", "max_activation")
+STATISTICS = ("mass", "lse", "entropy", "max_weight", "concentration", "output", "max_activation")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Measurement:
     """[row, head, query] natural log of the softmax normaliser; -inf where a query sees no key"""
     max_weight: dict[str, Tensor] = field(default_factory=dict)
     """group -> [row, head] largest single softmax weight"""
+    concentration: Tensor | None = None
+    """[row, head, query] largest softmax weight of each query; 0 where a query sees no key"""
     output: Tensor | None = None
     """[row, head, query, dim] in float32 (float64 for float64 input)"""
     max_activation: Tensor | None = None
@@ -59,7 +61,8 @@ def measure(
         scale: Factor on q.k; None means 1 / sqrt(dim).
         is_causal: Query i sees keys 0..i (top-left aligned).
         queries: Query groups by name; None means {"all": None}.
-        want: Any of "mass", "lse", "entropy", "max_weight", "output", "max_activation".
+        want: Any of "mass", "lse", "entropy", "max_weight", "concentration", "output",
+            "max_activation".
         row_weight: Weight of each query (each softmax row) in the means of mass and entropy, >= 0, [query],
             [row, query] or [row, head, query]. None weighs all alike.
         backend: Name of a registered backend; None picks one that suits device and dtype.
@@ -167,6 +170,7 @@ def _reduce(raw: Raw, ops: Operands, names: list[str], weights: Tensor, want: fr
         entropy=entropy,
         lse=raw.lse if "lse" in want else None,
         max_weight=peak,
+        concentration=raw.peak if "concentration" in want else None,
         output=raw.output if "output" in want else None,
         max_activation=raw.activation if "max_activation" in want else None,
     )

@@ -58,12 +58,14 @@ def regions(edits: Sequence[ResolvedEdit], q: Tensor) -> list[Region]:
 
 def check_edits(edits: Sequence[ResolvedEdit], q: Tensor, k: Tensor) -> None:
     """Refuse chosen sets whose shape does not fit the call."""
-    want = (q.shape[0], q.shape[1], k.shape[2])
     for edit in edits:
+        side = edit.action.side
+        want = (q.shape[0], q.shape[1], q.shape[2] if side == "queries" else k.shape[2])
         if tuple(edit.chosen.shape) != want or edit.chosen.dtype != torch.bool:
             raise UsageError(
-                f"Got chosen keys {edit.chosen.dtype} {tuple(edit.chosen.shape)}; expected bool "
-                f"[row, head, key] = {list(want)}. Choose keys from the same call that is edited."
+                f"Got chosen {side} {edit.chosen.dtype} {tuple(edit.chosen.shape)}; expected bool "
+                f"[row, head, {'query' if side == 'queries' else 'key'}] = {list(want)}. Choose {side} from "
+                "the same call that is edited."
             )
 
 

@@ -152,7 +152,7 @@ class _Pass:
             raw.lse = zeros(rows, heads, queries)
         if "entropy" in want:
             raw.entropy = zeros(rows, heads, queries)
-        if "max_weight" in want:
+        if {"max_weight", "concentration"} & set(want):
             raw.peak = zeros(rows, heads, queries)
         if ops.v is not None and "output" in want:
             raw.output = zeros(rows, heads, queries, ops.v.shape[-1])
@@ -241,7 +241,7 @@ def rowblock(
     Args:
         ops: The call.
         weights: Query weights of every group, [row or 1, head or 1, group, query], in the compute dtype.
-        want: Any of mass, lse, entropy, max_weight, output, max_activation.
+        want: Any of mass, lse, entropy, max_weight, concentration, output, max_activation.
         edit: Changes the softmax weights of each block before sums and output are formed.
         limit_bytes: Size of the logits of a block; None picks 4 MiB on the CPU and 64 MiB elsewhere.
     """

@@ -25,9 +25,14 @@ from ._spec import Registry, Spec
 class Selector(Spec):
     """Base class of selectors. Subclasses are frozen dataclasses and implement `choose`."""
 
+    @property
+    def side(self) -> str:
+        """ "keys", or "queries" for a selector that chooses queries."""
+        return "keys"
+
     @abstractmethod
     def choose(self, ctx: SelectionContext) -> Tensor:
-        """Boolean [row, head, key] of the chosen keys."""
+        """Boolean [row, head, key] of the chosen keys, or [row, head, query] of the chosen queries."""
 
     def required_queries(self) -> tuple[str | None, ...]:
         """Query groups whose incoming mass is needed; None stands for the model's default group."""
@@ -66,13 +71,18 @@ def _nested(value: Any) -> Any:
     return selector_from_dict(value) if isinstance(value, Mapping) else value
 
 
-def _check_budget(spec: _Budget) -> None:
+def check_budget(spec: Selector, names: tuple[str, str] = ("keys_per_head", "shared_keys")) -> None:
+    """Refuse anything but exactly one budget of at least 1.
+
+    Raises:
+        UsageError: Says what was given.
+    """
     name = type(spec).__name__
-    given = {key: getattr(spec, key) for key in ("keys_per_head", "shared_keys")}
+    given = {key: getattr(spec, key) for key in names}
     used = {key: value for key, value in given.items() if value is not None}
     if len(used) != 1:
         raise UsageError(
-            f"{name} got {given}; expected exactly one budget: keys_per_head=... or shared_keys=...."
+            f"{name} got {given}; expected exactly one budget: {names[0]}=... or {names[1]}=...."
         )
     (key, value), *_ = used.items()
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -87,7 +97,7 @@ class _Budget(Selector):
     """keys in one set shared by all heads of a row"""
 
     def __post_init__(self) -> None:
-        _check_budget(self)
+        check_budget(self)
 
     def _pick(
         self, scores: Tensor, candidates: Tensor, ctx: SelectionContext, *, skip: bool = False
@@ -183,7 +193,7 @@ class RandomKeys(_Budget):
     """draw from this segment only"""
 
     def __post_init__(self) -> None:
-        _check_budget(self)
+        check_budget(self)
         object.__setattr__(self, "exclude", _nested(self.exclude))
 
     @override
@@ -303,6 +313,11 @@ class Frozen(Selector):
         if not isinstance(self.step, int) or self.step < 0:
             raise UsageError(f"Frozen got step={self.step!r}; expected a whole number from 0 on.")
 
+    @property
+    @override
+    def side(self) -> str:
+        return self.select.side
+
     @override
     def required_queries(self) -> tuple[str | None, ...]:
         return self.select.required_queries()
@@ -314,7 +329,8 @@ class Frozen(Selector):
     @override
     def choose(self, ctx: SelectionContext) -> Tensor:
         if ctx.step < self.step:
-            return torch.zeros(ctx.shape, dtype=torch.bool, device=ctx.device)
+            shape = ctx.query_shape if self.side == "queries" else ctx.shape
+            return torch.zeros(shape, dtype=torch.bool, device=ctx.device)
         rows = list(zip(ctx.random.units, ctx.random.branches, strict=True))
         missing = [row for row in rows if (self, row) not in ctx.memory]
         if missing and ctx.step == self.step:

@@ -9,6 +9,7 @@ rescale, value edits). A query without any key to attend to has weights 0 and is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -103,6 +104,7 @@ def edited_weights(
     """Softmax weights under the built-in edits, written out; float64 [row, head, query, key]."""
     from ._actions import Mask, ScaleLogit, ScaleProbability
 
+    edits = [edit for edit in edits if edit.action.side == "keys"]
     ops = _operands(q, k, mask, scale, is_causal)
     raw = q.double() @ expand_kv(k.double(), q.shape[1]).transpose(-1, -2) * ops.factor
     where = [_where(edit, raw) for edit in edits]
@@ -142,6 +144,7 @@ def edited_output(
 ) -> Tensor:
     """Attention output under the built-in edits except noise; float64 [row, head, query, dim]."""
     from ._actions import ReplaceValue
+    from ._outputs import ReplaceOutput
 
     p = edited_weights(q, k, edits, mask=mask, scale=scale, is_causal=is_causal)
     values = expand_kv(v.double(), q.shape[1])[:, :, None].expand(-1, -1, q.shape[2], -1, -1)
@@ -150,7 +153,28 @@ def edited_output(
             goal = values.mean(-2, keepdim=True) if edit.action.with_ == "mean" else torch.zeros_like(values)
             moved = values + edit.action.amount * (goal - values)
             values = torch.where(_where(edit, p)[..., None], moved, values)
-    return (p[..., None] * values).sum(-2)
+    out = (p[..., None] * values).sum(-2)
+    for edit in edits:
+        if isinstance(edit.action, ReplaceOutput):
+            own = _operands(q, k, mask, scale, is_causal)
+            goal = _output_target(edit.action.with_, own, expand_kv(v.double(), q.shape[1]))
+            moved = out + edit.action.amount * (goal - out)
+            affected = query_mask(edit.queries, rows=q.shape[0], count=q.shape[2], device=q.device)
+            out = torch.where((edit.chosen & affected[:, None])[..., None], moved, out)
+    return out
+
+
+def _output_target(name: str, ops: Operands, v: Tensor) -> Tensor:
+    """[row, head, 1, dim]: what `ReplaceOutput` moves outputs towards."""
+    x = logits(ops)
+    if name == "zero":
+        return torch.zeros_like(v[:, :, :1])
+    if name == "mean_output":
+        return mean_mass(softmax(x))[:, :, None] @ v
+    rows, heads, count, keys = x.shape
+    seen = torch.zeros(rows, heads, count, keys, dtype=torch.float64, device=v.device)
+    seen = torch.isfinite(_apply_masks(seen, replace(ops, is_causal=False))).any(2).any(1).double()
+    return ((seen[:, None, :, None] * v).sum(2) / seen.sum(-1)[:, None, None])[:, :, None]
 
 
 def _where(edit: ResolvedEdit, like: Tensor) -> Tensor:
