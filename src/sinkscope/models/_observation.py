@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sinkscope.errors import NoMatchError, UsageError, unknown
+from sinkscope.models._roles import ROLE_COLUMNS, role_columns
 from sinkscope.models._seen import Seen, origin_columns
 from sinkscope.models._table import TOKEN_COLUMNS, Columns, site_name, stack
 from sinkscope.models._units import RowId, Units
@@ -189,6 +190,27 @@ class Observation:
         numbers = {name: value.numpy() for name, value in columns.items()}
         queries = np.full(len(seen.rows), seen.queries, dtype=object)
         return {**origin_columns(seen, ranks, self._units), **numbers, "queries": queries}
+
+    def roles(self) -> pd.DataFrame:
+        """How much mass each segment and role gets, from every stream of queries (image, text, ...).
+
+        Returns:
+            One row per step, branch, unit, site, stream of queries and kind of key: `step timestep branch
+            unit layer site segment role encoder keys mass queries evaluation`. `mass` is the sum over the
+            keys of that kind, averaged over heads, and adds up to one within a stream; `keys` counts those of
+            them that the model lets be attended.
+
+        Raises:
+            UsageError: mass by role was not kept.
+            NoMatchError: nothing has been seen.
+        """
+        kept = [(seen, ranks) for seen, ranks in _ranked(self._records()) if "open" in seen.values]
+        if not kept:
+            raise UsageError(
+                "Mass by role was not kept. Observe with keep=('roles', ...), which is the default."
+            )
+        parts = [role_columns(seen, ranks, self._units) for seen, ranks in kept]
+        return stack(parts, (*ORIGIN, *ROLE_COLUMNS, "queries", "evaluation"))
 
     def check(self) -> None:
         """Refuse an observation of nothing.

@@ -18,6 +18,7 @@ from sinkscope.errors import UsageError, unknown
 from sinkscope.models._call import AttentionCall, Run
 from sinkscope.models._measure import group_name, measure_call, open_keys
 from sinkscope.models._observation import Observation
+from sinkscope.models._roles import query_streams, role_values
 from sinkscope.models._scope import StepScope, check_heads, normal_numbers
 from sinkscope.models._seen import Seen
 from sinkscope.models._session import Session
@@ -26,7 +27,7 @@ from sinkscope.models._split import Origins, is_partial
 from sinkscope.models._table import Tokens
 from sinkscope.models._units import RowId, Units
 
-KEEP = ("mass", "entropy", "max_activation")
+KEEP = ("mass", "entropy", "max_activation", "roles")
 
 
 class _Recorder:
@@ -58,18 +59,22 @@ class _Recorder:
         check_heads(self._heads, call.site.name, call.q.shape[1])
         heads = tuple(range(call.q.shape[1])) if self._heads is None else self._heads
         groups = list(dict.fromkeys(group_name(call, name) for name in self._queries))
+        streams = query_streams(call) if "roles" in self._keep else []
+        asked = list(dict.fromkeys((*groups, *streams)))
         want = {"mass", *self._keep} & {"mass", "entropy", "max_activation"}
         if call.mask is not None or torch.overrides._get_current_function_mode_stack():
             # Kernels may answer NaN for a query without keys, and something further out, such as an edit, may
             # have changed what `run` gave back; otherwise the model's own output spares a second product.
-            measured = measure_call(call, groups, want=want)
+            measured = measure_call(call, asked, want=want)
         else:
-            measured = measure_call(call, groups, want=want - {"max_activation"})
+            measured = measure_call(call, asked, want=want - {"max_activation"})
             if "max_activation" in want:
                 measured = replace(measured, max_activation=output.detach().abs().amax((-1, -2)))
-        keys = open_keys(call).sum(dim=-1)
-        for group in groups:
-            values = {**self._values(call, measured, group, heads), "keys": keys.cpu()}
+        allowed = open_keys(call)
+        shared = {"keys": allowed.sum(dim=-1).cpu()}
+        once = role_values(measured, streams, heads, allowed) if streams else {}
+        for number, group in enumerate(groups):
+            values = {**self._values(call, measured, group, heads), **shared, **({} if number else once)}
             tokens = self._tokens.of(call, rows)
             self._seen.add(Seen.of(call, queries=group, rows=rows, heads=heads, tokens=tokens, values=values))
 
@@ -133,7 +138,8 @@ def observe(
         heads: Head numbers; None for all.
         steps: A window of the run such as `(0.0, 0.4)` or a list of step numbers; None for all.
         keep: Of `"mass"` (every key; the bulk of the memory: 4 bytes x steps x rows x heads x keys),
-            `"entropy"`, `"max_activation"`. The summary's masses are kept always.
+            `"entropy"`, `"max_activation"`, `"roles"` (mass by segment and role, from every stream of
+            queries). The summary's masses are kept always.
         units: Names of the generated images, in order; running numbers if None.
 
     Yields:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,18 @@ Column: TypeAlias = npt.NDArray[Any]
 Columns: TypeAlias = Mapping[str, Column]
 
 TOKEN_COLUMNS = ("segment", "position", "token", "role", "encoder", "image_row", "image_column")
+KIND_COLUMNS = ("segment", "role", "encoder")
 _TOKEN_FIELDS = ("segment", "position", "text", "role", "encoder", "row", "column")
 _WHOLE_NUMBERS = ("layer", "position", "image_row", "image_column")
+
+
+class Kinds(NamedTuple):
+    """The keys of a row sorted by segment, role and encoder."""
+
+    codes: Column
+    """Number of each key's kind."""
+    first: Column
+    """For each kind the first key of it."""
 
 
 class TokenTable:
@@ -28,10 +39,31 @@ class TokenTable:
             column: np.array([getattr(token, name) for token in tokens], dtype=object)
             for column, name in zip(TOKEN_COLUMNS, _TOKEN_FIELDS, strict=True)
         }
+        self._segments: dict[str, Column] | None = None
+
+    def segments(self) -> dict[str, Column]:
+        """Segment name to bool `[key]`: the keys whose identity names that segment."""
+        if self._segments is None:
+            names = self._columns["segment"]
+            self._segments = {name: names == name for name in dict.fromkeys(names.tolist())}
+        return self._segments
 
     def take(self, keys: Column) -> dict[str, Column]:
         """Identities of `keys` (any shape), flattened."""
         return {name: values[keys.ravel()] for name, values in self._columns.items()}
+
+    @cached_property
+    def kinds(self) -> Kinds:
+        """Keys of the same segment, role and encoder under one number, in order of appearance."""
+        known: dict[tuple[Any, ...], int] = {}
+        first: list[int] = []
+        codes = np.empty(len(self._columns["segment"]), dtype=int)
+        for key, kind in enumerate(zip(*(self._columns[name] for name in KIND_COLUMNS), strict=True)):
+            if kind not in known:
+                known[kind] = len(known)
+                first.append(key)
+            codes[key] = known[kind]
+        return Kinds(codes, np.array(first, dtype=int))
 
 
 class Tokens:
