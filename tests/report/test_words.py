@@ -220,3 +220,20 @@ def test_remarks_on_all_contrasts_stand_beside_the_claim(fake: ModuleType) -> No
     arms = read_arms({"arms": fake.arms((1, 5))})
     rows = [contrast("rmse", b, 0.2, "different") | {"note": f"4 prompts only; row {b}"} for b in (1, 5)]
     assert words.specificity(table(*rows), arms).note.endswith("Remark: 4 prompts only.")
+
+
+def test_arms_with_a_sampling_of_their_own_are_told_apart() -> None:
+    from sinkscope.report._arms import read_arms
+
+    edit = {"select": {"TopMass": {"keys_per_head": 1}}, "action": {"Mask": {}}}
+    arms = {
+        "weak": {"edits": [], "guidance": 2.0},
+        "sink": edit,
+        "weak_sink": {"edits": [edit], "guidance": 2.0, "against": "weak"},
+    }
+    read = read_arms({"arms": arms})
+    assert (read["weak"].role, read["weak"].text) == ("other", "no edit; guidance 2.0")
+    assert (read["weak_sink"].role, read["weak_sink"].budget) == ("sink", 1)
+    assert "guidance 2.0, against weak" in read["weak_sink"].text
+    assert read["weak_sink"].family != read["sink"].family
+    assert read["weak_sink"].dose != read["sink"].dose

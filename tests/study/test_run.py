@@ -42,9 +42,9 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     seen: list[list[str]] = []
     paint = generating.paint
 
-    def watch(pipe: Any, study: Study, units: Any) -> list[Image.Image]:
+    def watch(pipe: Any, study: Study, units: Any, *rest: Any) -> list[Image.Image]:
         seen.append([unit.id for unit in units])
-        return paint(pipe, study, units)
+        return paint(pipe, study, units, *rest)
 
     monkeypatch.setattr(generating, "paint", watch)
     return seen

@@ -73,11 +73,22 @@ def read_arms(study: Mapping[str, Any], seen: Iterable[str] = ()) -> dict[str, A
 
 
 def _arm(name: str, edit: Any) -> Arm:
+    if isinstance(edit, Mapping) and "select" not in edit:
+        return _sampled(name, edit)
     edits = [e for e in (edit if isinstance(edit, list) else [edit]) if isinstance(e, Mapping)]
     if not edits:
         return Arm(name, "null", text="an empty edit")
     budget, kind = _budget(edits[0].get("select"))
     return Arm(name, _role(edits[0]), budget, kind, "; then ".join(_words(e) for e in edits), _family(edits))
+
+
+def _sampled(name: str, arm: Mapping[str, Any]) -> Arm:
+    """An arm that also changes the sampling, or names what it is compared with."""
+    settings = ", ".join(f"{key} {value}" for key, value in arm.items() if key != "edits")
+    if not arm.get("edits"):
+        return Arm(name, "other", text=f"no edit; {settings}")
+    made = _arm(name, arm["edits"])
+    return replace(made, text=f"{made.text}; {settings}", family=f"{made.family} {settings}")
 
 
 def _family(edits: list[Mapping[str, Any]]) -> str:

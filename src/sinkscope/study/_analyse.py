@@ -1,46 +1,55 @@
 """The third stage: which arms are compared with which, and what came out.
 
-Contrasts: every arm against the baseline; and every edit against each of its controls, found through the
-edit's hash that a control carries. A null control is compared with the baseline only: it says how far the
-masked path itself drifts.
+Contrasts: every arm against the baseline, or the arm it names in `against`; and every edit against each of
+its controls, found through the edit's hash that a control carries. A null control is compared with the
+baseline only: it says how far the masked path itself drifts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from sinkscope import stats
 from sinkscope.stats import Contrast
-from sinkscope.study import _files
+from sinkscope.study import _files, _tables
 from sinkscope.study._record import budget
 from sinkscope.study._store import Store
-from sinkscope.study._study import BASELINE, Study
+from sinkscope.study._study import Study
 
 BOOTSTRAP_SEED = 0
+TABLES = 2
+"""Raised when tables get other columns, so that a finished run is analysed again."""
 NO_EFFECTS = "metric task contrast kind arm reference n_prompts n_units effect ci_low ci_high verdict note"
 """Columns of the table of effects where a study declares no contrast."""
 
 
 def contrasts(study: Study) -> list[Contrast]:
     """The comparisons a study declares, in the order of its arms."""
-    arms = [name for name in study.arm_names if name != BASELINE]
-    found = [Contrast(name, BASELINE, "arm-baseline") for name in arms]
-    for treated in arms:
-        found += [Contrast(treated, name, "edit-control") for name in controls_of(study, treated)]
+    references = {name: study.reference(name) for name in study.arm_names}
+    found = [
+        Contrast(name, other, "arm-baseline" if other in study.bases else "edit-control")
+        for name, other in references.items()
+        if other is not None
+    ]
+    for treated in study.arm_names:
+        for name in controls_of(study, treated):
+            if references[treated] != name:
+                found.append(Contrast(treated, name, "edit-control"))
     return found
 
 
 def controls_of(study: Study, treated: str) -> list[str]:
-    """Arms that control all edits of `treated`, except null controls."""
+    """Arms that control all edits of `treated` and are sampled like it, except null controls."""
     hashes = [edit.hash for edit in study.edits(treated)]
     found = []
     for name in study.arm_names:
         infos = [edit.control_info for edit in study.edits(name)]
         pairs = [info.of for info in infos if info is not None and info.kind != "null"]
-        if hashes and pairs == hashes:
+        alike = study.sampling(name) == study.sampling(treated) and study.base(name) == study.base(treated)
+        if hashes and pairs == hashes and alike:
             found.append(name)
     return found
 
@@ -52,7 +61,7 @@ def ladders(study: Study) -> list[tuple[dict[str, float], dict[str, float] | Non
     for name in study.arm_names:
         edits = study.edits(name)
         if len(edits) == 1 and edits[0].control_info is None and (size := _size(edits[0])) is not None:
-            groups.setdefault(_without_budget(edits[0]), {})[name] = size
+            groups.setdefault(_without_budget(edits[0]) + study.base(name), {})[name] = size
     found: list[tuple[dict[str, float], dict[str, float] | None]] = []
     for arms in groups.values():
         if len(set(arms.values())) >= 2:
@@ -90,7 +99,8 @@ def _control_ladder(study: Study, arms: Mapping[str, float]) -> dict[str, float]
 
 
 def analyse(store: Store, study: Study) -> None:
-    """Write `effects.parquet` and `dose.parquet` from `scores.parquet`, unless they already follow from it.
+    """Write `effects.parquet`, `dose.parquet`, `ratios.parquet`, `boundary.parquet` and
+    `leave_one_out.parquet` from `scores.parquet`, unless they already follow from it.
 
     Raises:
         StoreError: The scores are missing or damaged.
@@ -98,7 +108,7 @@ def analyse(store: Store, study: Study) -> None:
     """
     key = _key(store, study)
     scores = None
-    for name, make in (("effects", _effects), ("dose", _dose)):
+    for name, make in MAKERS.items():
         if not store.table_is_current(name, key):
             scores = store.table("scores") if scores is None else scores
             store.save_table(name, make(scores, study), key)
@@ -107,7 +117,7 @@ def analyse(store: Store, study: Study) -> None:
 def _key(store: Store, study: Study) -> str:
     scores = _files.digest(_files.read_bytes(store.folder / "scores.parquet"))
     declared = [[entry.arm, entry.reference, entry.kind] for entry in contrasts(study)]
-    settings = [dict(study.margins), study.level, study.draws, BOOTSTRAP_SEED, list(study.metrics)]
+    settings = [dict(study.margins), study.level, study.draws, BOOTSTRAP_SEED, list(study.metrics), TABLES]
     return _files.digest(_files.canonical([scores, declared, settings, _stats_version()]).encode())
 
 
@@ -117,24 +127,52 @@ def _stats_version() -> str:
     return __version__
 
 
+def _settings(study: Study) -> dict[str, Any]:
+    return {"level": study.level, "draws": study.draws, "seed": BOOTSTRAP_SEED}
+
+
 def _effects(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
-    settings: dict[str, Any] = {"level": study.level, "draws": study.draws, "seed": BOOTSTRAP_SEED}
+    settings = _settings(study)
     declared = contrasts(study)
     if not declared or scores.empty:
         return pd.DataFrame(columns=NO_EFFECTS.split(), dtype="str")
     return stats.effects(
-        scores, contrasts=declared, metrics=list(study.metrics), margins=dict(study.margins), **settings
+        scores,
+        contrasts=declared,
+        metrics=list(study.metrics),
+        margins=dict(study.margins),
+        seed_arms=_tables.seed_arms(study),
+        **settings,
     )
 
 
 def _dose(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
-    settings: dict[str, Any] = {"level": study.level, "draws": study.draws, "seed": BOOTSTRAP_SEED}
+    settings = _settings(study)
     frames = []
     for arms, control in ladders(study) if len(scores) else ():
-        frame = stats.dose_response(scores, arms, control=control, metrics=list(study.metrics), **settings)
+        frame = stats.dose_response(
+            scores,
+            arms,
+            control=control,
+            metrics=list(study.metrics),
+            baseline=study.base(next(iter(arms))),
+            **settings,
+        )
         frames.append(frame.assign(arms=", ".join(arms), controls=", ".join(control or {})))
     return (
         pd.concat(frames, ignore_index=True)
         if frames
         else pd.DataFrame({"metric": [], "series": []}, dtype="str")
     )
+
+
+MAKERS: dict[str, Callable[[pd.DataFrame, Study], pd.DataFrame]] = {
+    "effects": _effects,
+    "dose": _dose,
+    "ratios": lambda scores, study: _tables.ratios(scores, study, contrasts(study), _settings(study)),
+    "boundary": lambda scores, study: _tables.boundaries(scores, study, ladders(study), _settings(study)),
+    "leave_one_out": lambda scores, study: _tables.leave_one_out(
+        scores, study, contrasts(study), _settings(study)
+    ),
+}
+"""File name -> how it is made from the scores."""

@@ -18,6 +18,7 @@ from sinkscope.models import intervene, observe
 from sinkscope.study._pipeline import paint
 from sinkscope.study._plan import Plan, Task
 from sinkscope.study._progress import Meter
+from sinkscope.study._scheduler import sampler
 from sinkscope.study._store import Store
 from sinkscope.study._study import Study
 
@@ -91,9 +92,11 @@ def run_task(
     replaced = watch["replacements"] if inside and treated and watch is not None else 0
     with ExitStack() as stack:
         mode: Any = "full" if replaced else True
+        # Before anything listens to the scheduler.
+        stack.enter_context(sampler(pipe, study.sampling(task.arm)["scheduler"]))
         receipt = stack.enter_context(intervene(pipe, list(edits), units=units, receipt=mode))
         seen = stack.enter_context(_watch(pipe, watch, units)) if looking and watch is not None else None
-        images = paint(pipe, study, task.batch.units)
+        images = paint(pipe, study, task.batch.units, task.arm)
     tables: dict[str, pd.DataFrame] = {}
     if edits:
         tables["receipts"] = _labelled(receipt.table(), task.arm)

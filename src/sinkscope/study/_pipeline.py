@@ -12,7 +12,8 @@ from PIL import Image
 
 from sinkscope.errors import NonFiniteError, SinkscopeError, UsageError
 from sinkscope.study._plan import Unit
-from sinkscope.study._study import Study
+from sinkscope.study._scheduler import build_scheduler
+from sinkscope.study._study import BASELINE, Study
 
 ARGUMENTS = {
     "steps": "num_inference_steps",
@@ -36,32 +37,38 @@ def check_call(pipe: Any, study: Study) -> None:
                 "takes: "
                 f"{', '.join(accepted)}."
             )
-    for name, argument in ARGUMENTS.items():
-        if getattr(study, name) is not None and argument not in accepted:
-            raise UsageError(
-                f"The study sets {name}={getattr(study, name)!r}, but {type(pipe).__name__} takes no "
-                f"{argument!r}. "
-                f"Leave {name} out."
-            )
+    for arm in study.arm_names:
+        for name, argument in ARGUMENTS.items():
+            value = study.sampling(arm)[name]
+            if value is not None and argument not in accepted:
+                raise UsageError(
+                    f"The study sets {name}={value!r}, but {type(pipe).__name__} takes no "
+                    f"{argument!r}. "
+                    f"Leave {name} out."
+                )
+        scheduler = study.sampling(arm)["scheduler"]
+        if scheduler is not None:
+            build_scheduler(pipe, scheduler)
 
 
 def _accepted(pipe: Any) -> list[str]:
     return [name for name in inspect.signature(type(pipe).__call__).parameters if name != "self"]
 
 
-def paint(pipe: Any, study: Study, units: Sequence[Unit]) -> list[Image.Image]:
-    """Generate one batch of units.
+def paint(pipe: Any, study: Study, units: Sequence[Unit], arm: str = BASELINE) -> list[Image.Image]:
+    """Generate one batch of units, sampled as an arm says; its scheduler has to be in place (`sampler`).
 
     Raises:
         NonFiniteError: An image holds NaN or infinity.
         UsageError: The pipeline refused a setting, or returned something other than one image per unit.
     """
-    settings = {argument: getattr(study, name) for name, argument in ARGUMENTS.items()}
+    sampling = study.sampling(arm)
+    settings = {argument: sampling[name] for name, argument in ARGUMENTS.items()}
     with _quiet(pipe):
         result = call(
             pipe,
             prompt=[unit.prompt.text for unit in units],
-            generator=[unit.generator() for unit in units],
+            generator=[unit.generator(sampling["seed_shift"]) for unit in units],
             output_type="np",
             **{argument: value for argument, value in settings.items() if value is not None},
         )

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sinkscope.errors import UsageError
 from sinkscope.prompts import PromptRecord
@@ -34,18 +34,29 @@ class Unit:
     """"<prompt id>-s<seed>", safe as a file name."""
     prompt: PromptRecord
     seed: int
+    first: int | None = None
+    """Seed of the noise where the study prescribes it (`noise_base`): base + number of the prompt."""
 
     @property
     def noise_seed(self) -> int:
-        """Seed of the initial noise: 63 bits of SHA-256 over seed and prompt id."""
-        text = f"sinkscope/noise/{self.seed}/{self.prompt.id}"
+        """Seed of the initial noise; see `shifted`."""
+        return self.shifted(0)
+
+    def shifted(self, shift: int) -> int:
+        """Seed of the noise of this unit in an arm that shifts its seed.
+
+        63 bits of SHA-256 over seed and prompt id; where the study prescribes seeds, the prescribed one.
+        """
+        if self.first is not None:
+            return self.first + self.seed + shift
+        text = f"sinkscope/noise/{self.seed + shift}/{self.prompt.id}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
-    def generator(self) -> torch.Generator:
+    def generator(self, shift: int = 0) -> torch.Generator:
         """A fresh CPU generator for this unit (CPU, so that every device starts from the same noise)."""
         import torch
 
-        return torch.Generator("cpu").manual_seed(self.noise_seed)
+        return torch.Generator("cpu").manual_seed(self.shifted(shift))
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,12 @@ class Plan:
 def make_plan(study: Study, prompts: Sequence[PromptRecord], batch_size: int) -> Plan:
     """The plan of a study over these prompts (checked for empty and duplicate ones)."""
     _validate.check_prompts(prompts)
-    units = [Unit(unit_id(prompt.id, seed), prompt, seed) for seed in study.seeds for prompt in prompts]
+    base = study.noise_base
+    units = [
+        Unit(unit_id(prompt.id, seed), prompt, seed, None if base is None else base + index)
+        for seed in study.seeds
+        for index, prompt in enumerate(prompts)
+    ]
     return Plan(tuple(units), study.arm_names, batch_size)
 
 
@@ -116,12 +132,16 @@ def resolve_prompts(study: Study) -> tuple[PromptRecord, ...]:
     """The prompts a study means: loaded by name or file, or as given, and cut to `n_prompts`.
 
     Raises:
-        UsageError: No prompts, empty or duplicate ones, or fewer than `n_prompts`.
+        UsageError: No prompts, empty or duplicate ones, fewer than `n_prompts`, or fewer than two where a
+            verdict is asked for.
     """
     from sinkscope import prompts
 
     if isinstance(study.prompts, str):
-        found = tuple(prompts.load(study.prompts, n=study.n_prompts))
+        asked = {"seed": study.prompt_seed, "tasks": study.prompt_tasks, "order": study.prompt_order}
+        usual = {"seed": 0, "tasks": None, "order": "stratified"}
+        chosen: dict[str, Any] = {name: value for name, value in asked.items() if value != usual[name]}
+        found = tuple(prompts.load(study.prompts, n=study.n_prompts, **chosen))
     else:
         found = study.prompts
     if study.n_prompts not in (None, len(found)):
@@ -131,4 +151,10 @@ def resolve_prompts(study: Study) -> tuple[PromptRecord, ...]:
             "there are (a named set draws any smaller number); for more images use several seeds."
         )
     _validate.check_prompts(found)
+    if len(found) < 2 and study.arms and study.margins:
+        raise UsageError(
+            f"The study declares margins for {', '.join(study.margins)}, and a verdict needs at least two "
+            f"prompts, but it has {len(found)}. Add prompts (more seeds do not count as prompts), or leave "
+            "the margins out."
+        )
     return found

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PACKAGES = ("sinkscope", "torch", "diffusers", "transformers", "numpy", "pandas", "scipy", "pillow")
 FULL_HASH_BYTES = 400 * 2**20
 NOISE = "per unit: torch CPU generator, seed = first 63 bits of SHA-256('sinkscope/noise/<seed>/<prompt id>')"
+PRESCRIBED = "per unit: torch CPU generator, seed = {base} + number of the prompt"
 
 
 def versions() -> dict[str, str]:
@@ -97,14 +98,29 @@ def arm_info(study: Study) -> list[dict[str, Any]]:
     treated = {
         edit.hash: arm for arm in study.arm_names for edit in study.edits(arm) if edit.control_info is None
     }
-    return [_arm_info(arm, study, treated) for arm in study.arm_names]
+    return [{**_arm_info(arm, study, treated), **_sampled(arm, study)} for arm in study.arm_names]
+
+
+def _sampled(arm: str, study: Study) -> dict[str, Any]:
+    """Sampling settings an arm has of its own, and what it is compared with if not the baseline."""
+    found: dict[str, Any] = {}
+    if study.arm(arm).sampling:
+        found["sampling"] = study.arm(arm).sampling
+    if study.base(arm) != BASELINE:
+        found["base"] = study.base(arm)
+    if study.reference(arm) not in (None, BASELINE):
+        found["against"] = study.reference(arm)
+    return found
 
 
 def _arm_info(arm: str, study: Study, treated: Mapping[str, str]) -> dict[str, Any]:
     edits = study.edits(arm)
     if not edits:
-        role = BASELINE if arm == BASELINE else "repeat"
-        return {"name": arm, "role": role, "text": "no edit, through the same handler path"}
+        sampling = study.arm(arm).sampling
+        role = BASELINE if arm == BASELINE else "sampling" if sampling else "repeat"
+        words = ", ".join(f"{name} {value}" for name, value in sampling.items())
+        text = "no edit, through the same handler path"
+        return {"name": arm, "role": role, "text": f"{text}; {words}" if words else text}
     first = edits[0]
     info = first.control_info
     role = "edit" if info is None else "null" if info.kind == "null" else "control"
@@ -139,7 +155,7 @@ def new_record(
         "units": len(prompts) * len(study.seeds),
         "weights": dict(weights),
         "versions": versions(),
-        "noise": NOISE,
+        "noise": NOISE if study.noise_base is None else PRESCRIBED.format(base=study.noise_base),
         "prompt_records": prompt_records(prompts),
     }
 
@@ -179,9 +195,10 @@ def refuse_other_study(
     """
     asked, there = study.to_dict(), dict(record)
     differences = []
-    for name, value in asked.items():
+    for name in Study.__dataclass_fields__:
         if name in (*ANALYSIS_FIELDS, "arms", "prompts", "batch"):
             continue
+        value = asked.get(name)
         if canonical(there.get(name)) != canonical(value):
             differences.append(f"{name}: the folder has {there.get(name)!r}, got {value!r}")
     if study.batch is not None and study.batch != record["resolved"]["batch"]:

@@ -192,16 +192,20 @@ def run(
             full.
         MissingWeightsError: The weights of the model or of a metric are not here.
     """
-    from sinkscope.study._score import check_metrics
+    from sinkscope.study._score import check_metrics, check_sizes
 
     prompts = resolve_prompts(study)
     check_metrics(study.metrics, prompts, options=study.metric_options, model=study.model)
+    check_sizes(study)
     store = Store(Path(out))
     with store.lock():
         record = store.record()
         if record is not None:
             _record.refuse_other_study(store.folder, record, study, prompts)
-            record = {**record, **{name: study.to_dict()[name] for name in ANALYSIS_FIELDS}}
+            plain = study.to_dict()
+            record = {**record, **{name: plain[name] for name in ANALYSIS_FIELDS if name in plain}}
+            for name in set(ANALYSIS_FIELDS) - set(plain):
+                record.pop(name, None)
         record = _complete(store, study, prompts, record, progress=progress, device=device, pipe=pipe)
         plan = make_plan(study, prompts, record["resolved"]["batch"])
         store.merge(plan)
@@ -263,12 +267,15 @@ def _finish(store: Store, record: Mapping[str, Any], plan: Plan, *, show: bool) 
     """Score and analyse; the record keeps the metrics and what each of them was."""
     from sinkscope.study._score import score
 
-    options = record.get("metric_options", {})
-    identities = score(store, plan, record["metrics"], options=options, model=record["model"], show=show)
+    study, options = _record.recorded_study(record), record.get("metric_options", {})
+    bases = {arm: study.base(arm) for arm in study.arm_names}
+    identities = score(
+        store, plan, record["metrics"], options=options, model=record["model"], show=show, bases=bases
+    )
     record = {**record, "metric_identity": _plain(identities)}
     if record != store.record():
         store.write_record(record)
-    analyse(store, _record.recorded_study(record))
+    analyse(store, study)
 
 
 def _plain(identities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

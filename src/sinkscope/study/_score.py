@@ -23,7 +23,7 @@ from sinkscope.study._plan import Plan, Unit
 from sinkscope.study._progress import Meter
 from sinkscope.study._record import prompt_records
 from sinkscope.study._store import Store
-from sinkscope.study._study import BASELINE
+from sinkscope.study._study import BASELINE, Study
 
 CHUNK = 64
 COLUMNS = ("unit", "prompt_id", "prompt", "task", "seed", "arm", "metric", "value", "status")
@@ -76,10 +76,46 @@ def check_metrics(
             )
 
 
+def check_sizes(study: Study) -> None:
+    """Refuse distances between images of different sizes.
+
+    Raises:
+        UsageError: Naming the metric, the arm and both sizes.
+    """
+    for arm in study.arm_names:
+        ours, theirs = study.sampling(arm), study.sampling(study.base(arm))
+        if all(ours[name] == theirs[name] for name in ("height", "width")):
+            continue
+        for name in study.metrics:
+            if "reference" in metrics.get(name, **study.metric_options.get(name, {})).needs:
+                sizes = [f"{s['height']} x {s['width']}" for s in (ours, theirs)]
+                raise UsageError(
+                    f"Metric {name!r} compares images of one size, but arm {arm!r} is {sizes[0]} (height x "
+                    f"width) and {study.base(arm)!r}, which it is compared with, {sizes[1]}. Name an arm of "
+                    "the same size in against, or leave the metric out."
+                )
+
+
 def score(
-    store: Store, plan: Plan, names: Sequence[str], *, options: Options, model: str, show: bool = True
+    store: Store,
+    plan: Plan,
+    names: Sequence[str],
+    *,
+    options: Options,
+    model: str,
+    show: bool = True,
+    bases: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score every image with every metric and write `scores.parquet`.
+
+    Args:
+        store: The run folder.
+        plan: All units and arms.
+        names: Metrics.
+        options: Metric -> its options.
+        model: The model of the study.
+        show: Show progress.
+        bases: Arm -> the unedited arm whose images distances are measured from; the baseline where not named.
 
     Returns:
         Metric name -> identity, for `study.yaml`.
@@ -93,7 +129,7 @@ def score(
     frames, identities = [], {}
     with Meter("score", plan.images * len(names), show=show) as meter:
         for name in names:
-            scorer = _Scorer(store, metrics.get(name, **options.get(name, {})), digests)
+            scorer = _Scorer(store, metrics.get(name, **options.get(name, {})), digests, bases or {})
             identities[name] = dict(scorer.identity)
             for arm in plan.arms:
                 for index, units in enumerate(chunks):
@@ -107,8 +143,10 @@ def score(
 class _Scorer:
     """One metric over one run folder."""
 
-    def __init__(self, store: Store, metric: Any, digests: dict[tuple[str, str], str]) -> None:
-        self.store, self.metric, self.digests = store, metric, digests
+    def __init__(
+        self, store: Store, metric: Any, digests: dict[tuple[str, str], str], bases: Mapping[str, str]
+    ) -> None:
+        self.store, self.metric, self.digests, self._bases = store, metric, digests, bases
         self.identity = metric.identity()
         self._text = _files.canonical(_jsonable(self.identity))
 
@@ -127,7 +165,7 @@ class _Scorer:
         return frame
 
     def _path(self, arm: str, index: int, units: Sequence[Unit]) -> Path:
-        arms = [arm, BASELINE] if "reference" in self.metric.needs else [arm]
+        arms = [arm, self._base(arm)] if "reference" in self.metric.needs else [arm]
         images = [self.digests[name, unit.id] for name in arms for unit in units]
         prompts = prompt_records([unit.prompt for unit in units])
         text = _files.canonical([self._text, images, _jsonable(prompts)])
@@ -137,10 +175,12 @@ class _Scorer:
 
     def _rows(self, arm: str, units: Sequence[Unit]) -> pd.DataFrame:
         images = [self._image(arm, unit) for unit in units]
-        reference = (
-            [self._image(BASELINE, unit) for unit in units] if "reference" in self.metric.needs else None
-        )
+        needed = "reference" in self.metric.needs
+        reference = [self._image(self._base(arm), unit) for unit in units] if needed else None
         return metrics.score_rows(self.metric, images, [unit.prompt for unit in units], reference)
+
+    def _base(self, arm: str) -> str:
+        return self._bases.get(arm, BASELINE)
 
     def _image(self, arm: str, unit: Unit) -> Any:
         path = self.store.image_path(arm, unit.id)

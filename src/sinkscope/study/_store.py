@@ -37,7 +37,7 @@ ORIGIN = "step timestep branch unit layer site"
 TABLES = {
     "traces": f"{ORIGIN} head rank key segment position token role encoder mass arm",
     "summary": f"{ORIGIN} max_mass mean_top1 entropy top5_mass max_activation keys arm",
-    "receipts": f"{ORIGIN} head keys share_of_keys mass_before mass_after edit arm",
+    "receipts": f"{ORIGIN} head keys share_of_keys mass_before mass_after outputs kept edit arm",
     "replacements": f"{ORIGIN} head rank key segment position token role encoder gain arm",
 }
 """Tables that tasks write, with the columns a reader may rely on even where there is no row."""

@@ -8,21 +8,23 @@ and name can change later without generating again, so they are not part of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal
 
 from sinkscope.errors import StoreError, UsageError, unknown
 from sinkscope.models import Edit
 from sinkscope.prompts import PromptRecord
 from sinkscope.study import _validate
+from sinkscope.study._arm import Arm, ArmLike, arms_from, as_arm, normal_arm, plain_arm
 from sinkscope.study._files import canonical, digest, dump_yaml, read_yaml
 from sinkscope.study._observe_plan import ObservePlan
 
-Arm: TypeAlias = Edit | tuple[Edit, ...] | None
-ANALYSIS_FIELDS = ("metrics", "metric_options", "margins", "level", "draws", "name")
+ANALYSIS_FIELDS = ("metrics", "metric_options", "margins", "equivalence", "level", "draws", "name")
+LEFT_OUT = ("prompt_seed", "prompt_tasks", "prompt_order", "noise_base", "equivalence")
+"""Fields that `to_dict` leaves out at their default, so that studies without them keep their hash."""
 BASELINE = "baseline"
 NO_TASK = "prompt"
 
@@ -49,9 +51,9 @@ class Study:
     """"shapes" (embedded), a local pipeline folder, or a hub id."""
     prompts: str | tuple[PromptRecord, ...] = "shapes"
     """A prompt set by name, a file, or the prompts themselves (texts or `PromptRecord`s)."""
-    arms: Mapping[str, Arm] = field(default_factory=dict)
-    """Arm name -> edit, edits that act together, or None (no edit). The arm "baseline" is implied and comes
-    first."""
+    arms: Mapping[str, ArmLike] = field(default_factory=dict)
+    """Arm name -> edit, edits that act together, an `Arm` that also changes the sampling, or None (no edit).
+    The arm "baseline" is implied and comes first."""
     metrics: tuple[str, ...] = ("scene",)
     """Names of metrics; `sinkscope score --list` shows them."""
     metric_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -60,6 +62,15 @@ class Study:
     """Each prompt is generated once per seed."""
     n_prompts: int | None = None
     """How many prompts to draw from the set, stratified over its tasks. None: all."""
+    prompt_seed: int = 0
+    """Keys the draw of prompts from a named set or file."""
+    prompt_tasks: tuple[str, ...] | None = None
+    """Draw from these tasks of the set only. None: all."""
+    prompt_order: str = "stratified"
+    """"stratified", or "file": the first `n_prompts` of the set as they stand, which may be one task only."""
+    noise_base: int | None = None
+    """Prompt i starts from the torch seed noise_base + i (plus the study's only seed), as scripts that count
+    seeds up do. None: noise keyed by prompt id and seed."""
     steps: int = 20
     """Sampler steps."""
     guidance: float | None = None
@@ -72,8 +83,11 @@ class Study:
     """Units per batch. None: chosen from the model's size and device, and recorded."""
     observe: ObservePlan | None = field(default_factory=ObservePlan)
     """What to record of the attention. None: nothing."""
-    margins: Mapping[str, float] = field(default_factory=dict)
-    """Metric -> largest difference that counts as equivalent, declared before looking."""
+    margins: Mapping[str, float | Literal["seed"]] = field(default_factory=dict)
+    """Metric -> largest difference that counts as equivalent, declared before looking. "seed": calibrated
+    from the seed-to-seed noise of the same run."""
+    equivalence: tuple[str, ...] = ()
+    """Metrics for which a verdict of equivalence is asked; each needs a margin."""
     level: float = 0.95
     """Confidence level of the intervals."""
     draws: int = 10_000
@@ -84,9 +98,13 @@ class Study:
     def __post_init__(self) -> None:
         """Normalise sequences and mappings, then validate."""
         normal = {
-            "arms": {name: _arm(name, value) for name, value in _mapping("arms", self.arms).items()},
+            "arms": {name: normal_arm(name, value) for name, value in _mapping("arms", self.arms).items()},
             "metrics": _strings("metrics", self.metrics),
             "seeds": _sequence("seeds", self.seeds),
+            "equivalence": _strings("equivalence", self.equivalence),
+            "prompt_tasks": None
+            if self.prompt_tasks is None
+            else _strings("prompt_tasks", self.prompt_tasks),
             "margins": dict(_mapping("margins", self.margins)),
             "metric_options": {
                 name: dict(_mapping(f"metric_options of {name}", value))
@@ -112,12 +130,40 @@ class Study:
         Raises:
             UsageError: There is no such arm.
         """
-        if arm not in self.arm_names:
-            raise unknown("arm", arm, self.arm_names)
-        value = self.arms.get(arm)
-        if value is None:
-            return ()
-        return value if isinstance(value, tuple) else (value,)
+        return self.arm(arm).acting
+
+    def arm(self, name: str) -> Arm:
+        """An arm with its sampling settings and what it is compared with, as stated.
+
+        Raises:
+            UsageError: There is no such arm.
+        """
+        if name not in self.arm_names:
+            raise unknown("arm", name, self.arm_names)
+        return as_arm(self.arms.get(name))
+
+    def sampling(self, arm: str) -> dict[str, Any]:
+        """How an arm is sampled: seed_shift, steps, guidance, scheduler, height and width, as used."""
+        study = {name: getattr(self, name) for name in ("steps", "guidance", "height", "width")}
+        return {"seed_shift": 0, "scheduler": None, **study, **self.arm(arm).sampling}
+
+    @cached_property
+    def bases(self) -> frozenset[str]:
+        """Unedited arms that others are compared with; they themselves are compared with nothing."""
+        named = {as_arm(arm).against for arm in self.arms.values()} & set(self.arms)
+        return frozenset({BASELINE, *(name for name in named if name and not self.edits(name))})
+
+    def reference(self, arm: str) -> str | None:
+        """The arm that an arm is compared with; None for the baseline and other `bases`."""
+        if arm in self.bases:
+            return None
+        return self.arm(arm).against or BASELINE
+
+    def base(self, arm: str) -> str:
+        """The unedited arm whose image of a unit distances are measured from; for a base itself."""
+        while (reference := self.reference(arm)) is not None:
+            arm = reference
+        return arm
 
     @cached_property
     def hash(self) -> str:
@@ -134,7 +180,7 @@ class Study:
         data["prompts"] = (
             self.prompts if isinstance(self.prompts, str) else [_record(p) for p in self.prompts]
         )
-        data["arms"] = {name: _plain_arm(arm) for name, arm in self.arms.items()}
+        data["arms"] = {name: plain_arm(arm) for name, arm in self.arms.items()}
         data["metrics"] = list(self.metrics)
         data["metric_options"] = {name: dict(value) for name, value in self.metric_options.items()}
         data["seeds"] = list(self.seeds)
@@ -142,14 +188,20 @@ class Study:
             data[name] = getattr(self, name)
         data["observe"] = None if self.observe is None else self.observe.to_dict()
         data["margins"] = dict(self.margins)
-        return {**data, "level": self.level, "draws": self.draws}
+        data |= {"level": self.level, "draws": self.draws}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name in LEFT_OUT and value != entry.default:
+                data[entry.name] = list(value) if isinstance(value, tuple) else value
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Study:
         """Build a study from plain data.
 
-        An arm is null, an edit, or a list of edits. A control may also be written as
-        `{control: count, of: sink, seed: 0}`, which means the "count" control of the arm `sink`.
+        An arm is null, an edit, a list of edits, or the fields of an `Arm`. A control may also be written as
+        `{control: count, of: sink, seed: 0}`, which means the "count" control of the arm `sink`, sampled as
+        that arm is.
         """
         known = [entry.name for entry in fields(cls)]
         for name in data:
@@ -157,7 +209,7 @@ class Study:
                 raise unknown("field of a study", name, known)
         values = dict(data)
         if "arms" in values:
-            values["arms"] = _arms_from(_mapping("arms", values["arms"]))
+            values["arms"] = arms_from(_mapping("arms", values["arms"]))
         if isinstance(values.get("observe"), Mapping):
             values["observe"] = ObservePlan.from_dict(values["observe"])
         return cls(
@@ -202,55 +254,6 @@ def _sequence(name: str, value: object) -> tuple[Any, ...]:
 
 def _strings(name: str, value: object) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else _sequence(name, value)
-
-
-def _arm(name: str, value: object) -> Arm:
-    edits = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    for edit in edits:
-        if edit is not None and not isinstance(edit, Edit):
-            raise UsageError(f"Arm {name!r} holds {edit!r}: expected an Edit, a list of Edits, or None.")
-    if value is None or isinstance(value, Edit):
-        return value
-    return tuple(edit for edit in edits if edit is not None) or None
-
-
-def _plain_arm(arm: Arm) -> Any:
-    if arm is None:
-        return None
-    return arm.to_dict() if isinstance(arm, Edit) else [edit.to_dict() for edit in arm]
-
-
-def _arms_from(data: Mapping[str, Any]) -> dict[str, Arm]:
-    arms = {name: _arm_from(value) for name, value in data.items() if not _is_reference(value)}
-    # In the order of the file, though a control may stand before the arm it refers to.
-    return {
-        name: _control(name, value, arms) if _is_reference(value) else arms[name]
-        for name, value in data.items()
-    }
-
-
-def _is_reference(value: object) -> bool:
-    return isinstance(value, Mapping) and "of" in value and "select" not in value
-
-
-def _arm_from(value: Any) -> Arm:
-    if isinstance(value, list):
-        return tuple(Edit.from_dict(item) for item in value)
-    return value if value is None or isinstance(value, Edit) else Edit.from_dict(value)
-
-
-def _control(name: str, value: Mapping[str, Any], arms: Mapping[str, Arm]) -> Arm:
-    for key in value:
-        if key not in ("control", "of", "seed"):
-            raise unknown(f"field of the control arm {name!r}", key, ("control", "of", "seed"))
-    treated = arms.get(value["of"])
-    if treated is None:
-        known = [arm for arm, edit in arms.items() if edit is not None]
-        raise unknown(f"arm that the control arm {name!r} is a control of,", value["of"], known)
-    kind, seed = value.get("control", "count"), value.get("seed", 0)
-    if isinstance(treated, Edit):
-        return treated.control(kind, seed=seed)
-    return tuple(edit.control(kind, seed=seed) for edit in treated)
 
 
 def _prompts(value: object) -> str | tuple[PromptRecord, ...]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sinkscope.errors import UsageError, unknown
+from sinkscope.study._validate_arms import check_arms, refuse_repeats
 
 if TYPE_CHECKING:
-    from sinkscope.models import Edit
     from sinkscope.prompts import PromptRecord
     from sinkscope.study._study import Study
 
-_ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+CALIBRATED = "seed"
+"""A margin that is not a number: from the seed-to-seed noise measured in the same run."""
 
 
 def check(study: Study) -> None:
@@ -27,10 +27,11 @@ def check(study: Study) -> None:
     _text("model", study.model)
     _text("name", study.name)
     _metrics(study)
-    _arm_names(study)
-    _edits(study)
-    _controls(study)
+    _margins(study)
+    _noise(study)
+    check_arms(study)
     _observed(study)
+    _selection(study)
     if isinstance(study.prompts, str):
         _text("prompts", study.prompts)
     else:
@@ -66,13 +67,7 @@ def _numbers(study: Study) -> None:
         raise UsageError("seeds is empty: expected at least one whole number, for example seeds=[0].")
     for seed in study.seeds:
         _whole("a seed in seeds", seed, 0)
-    _refuse_repeats("seeds", study.seeds)
-
-
-def _refuse_repeats(name: str, values: Sequence[Any]) -> None:
-    repeated = sorted({value for value in values if values.count(value) > 1})
-    if repeated:
-        raise UsageError(f"{name} holds {', '.join(map(repr, repeated))} more than once: expected each once.")
+    refuse_repeats("seeds", study.seeds)
 
 
 def _metrics(study: Study) -> None:
@@ -82,68 +77,58 @@ def _metrics(study: Study) -> None:
     for name in study.metrics:
         if name not in known:
             raise unknown("metric", name, known)
-    _refuse_repeats("metrics", study.metrics)
+    refuse_repeats("metrics", study.metrics)
     for name in study.metric_options:
         if name not in study.metrics:
             raise unknown(
                 "metric in metric_options (expected one of the study's metrics)", name, study.metrics
             )
+
+
+def _margins(study: Study) -> None:
     for name, margin in study.margins.items():
         if name not in study.metrics:
             raise unknown("metric in margins (expected one of the study's metrics)", name, study.metrics)
-        _number(f"margin of {name}", margin, 0.0, math.inf)
-
-
-def _arm_names(study: Study) -> None:
-    for name in study.arms:
-        if not isinstance(name, str) or not _ARM_NAME.fullmatch(name):
+        if margin != CALIBRATED:
+            if isinstance(margin, str):
+                raise unknown(f"margin of {name} (or a number)", margin, (CALIBRATED,))
+            _number(f"margin of {name}", margin, 0.0, math.inf)
+    for name in study.equivalence:
+        if name not in study.metrics:
+            raise unknown("metric in equivalence (expected one of the study's metrics)", name, study.metrics)
+        if name not in study.margins:
             raise UsageError(
-                f"Arm name {name!r} cannot be a folder: expected up to 64 letters, digits, '.', '_', '+' or "
-                "'-', "
-                "starting with a letter or digit."
-            )
-    folded = [name.lower() for name in study.arm_names]
-    _refuse_repeats("arms (upper and lower case are the same folder on some systems)", folded)
-    if study.edits("baseline"):
-        raise UsageError("The arm 'baseline' is the arm without edits. Give the edit another name.")
-
-
-def _edits(study: Study) -> None:
-    seen: dict[tuple[str, ...], str] = {}
-    for name in study.arms:
-        edits = study.edits(name)
-        key = tuple(edit.hash for edit in edits)
-        if edits and key in seen:
-            raise UsageError(
-                f"The arms {seen[key]!r} and {name!r} are the same edit. Remove one or change it."
-            )
-        seen[key] = name
-        for edit in edits:
-            _edit_steps(name, edit, study.steps)
-
-
-def _edit_steps(name: str, edit: Edit, total: int) -> None:
-    if isinstance(edit.steps, tuple) and all(isinstance(step, int) for step in edit.steps):
-        late = [step for step in edit.steps if step >= total]
-        if late:
-            raise UsageError(
-                f"Arm {name!r} edits step {late[0]}, but the study has {total} steps (0-{total - 1}). "
-                "Change the edit's steps or the study's."
+                f"A verdict of equivalence is asked for {name!r}, but margins has none for it, and without a "
+                "margin nothing is ever called equivalent. Declare the smallest difference that would matter "
+                f"before looking at results, for example margins={{{name!r}: 0.01}}, or {CALIBRATED!r}."
             )
 
 
-def _controls(study: Study) -> None:
-    treated = {edit.hash for name in study.arms for edit in study.edits(name) if edit.control_info is None}
-    for name in study.arms:
-        for edit in study.edits(name):
-            info = edit.control_info
-            if info is not None and info.of not in treated:
-                raise UsageError(
-                    f"Arm {name!r} is the {info.kind!r} control of edit {info.of}, which no arm of this "
-                    "study holds. "
-                    f"Add the treated arm, or drop {name!r}. Edits here: "
-                    f"{', '.join(sorted(treated)) or '(none)'}."
-                )
+def _noise(study: Study) -> None:
+    if study.noise_base is None:
+        return
+    _whole("noise_base", study.noise_base, 0)
+    if len(study.seeds) > 1:
+        raise UsageError(
+            f"noise_base={study.noise_base} gives prompt i the seed {study.noise_base} + i, so "
+            f"{len(study.seeds)} seeds would start different prompts from the same noise. Use one seed, or "
+            "leave noise_base out."
+        )
+
+
+def _selection(study: Study) -> None:
+    """Settings of the draw of prompts mean something only where prompts are drawn."""
+    if study.prompt_order not in ("stratified", "file"):
+        raise unknown("prompt_order", study.prompt_order, ("stratified", "file"))
+    _whole("prompt_seed", study.prompt_seed, 0)
+    given = {"prompt_seed": study.prompt_seed != 0, "prompt_tasks": study.prompt_tasks is not None}
+    given["prompt_order"] = study.prompt_order != "stratified"
+    used = [name for name, value in given.items() if value]
+    if used and not isinstance(study.prompts, str):
+        raise UsageError(
+            f"The study gives its prompts one by one, so {', '.join(used)} would do nothing. Leave it out, "
+            "or name a prompt set or file."
+        )
 
 
 def _observed(study: Study) -> None:
