@@ -102,9 +102,11 @@ def run_task(
         tables["receipts"] = _labelled(receipt.table(), task.arm)
     if replaced:
         tables["replacements"] = _of_units(receipt.replacements(replaced), watched, task.arm)
+        tables["takeover"] = _of_units(receipt.takeover(), watched, task.arm)
     if seen is not None and watch is not None:
         tables["traces"] = _of_units(seen.sinks(keys_per_head=watch["keys_per_head"]), watched, task.arm)
         tables["summary"] = _of_units(seen.summary(), watched, task.arm)
+        tables["roles"] = _of_units(seen.roles(), watched, task.arm)
     return images, tables
 
 

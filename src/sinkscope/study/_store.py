@@ -3,8 +3,8 @@
 ```
 study.yaml                      settings as resolved, versions, hashes, seeds, prompts
 units/<arm>/<unit>.png          images, lossless
-traces.parquet summary.parquet receipts.parquet replacements.parquet scores.parquet effects.parquet
-dose.parquet report.html
+traces.parquet summary.parquet roles.parquet receipts.parquet replacements.parquet takeover.parquet
+scores.parquet effects.parquet dose.parquet report.html
 shards/<batch>/<arm>/           the same tables per task; done.json: SHA-256 of all the task wrote
 shards/scores/                  scores per metric, arm and chunk of units
 shards/tables.json              SHA-256 of the merged tables
@@ -37,8 +37,10 @@ ORIGIN = "step timestep branch unit layer site"
 TABLES = {
     "traces": f"{ORIGIN} head rank key segment position token role encoder mass arm",
     "summary": f"{ORIGIN} max_mass mean_top1 entropy top5_mass max_activation keys arm",
+    "roles": f"{ORIGIN} segment role encoder keys mass queries arm",
     "receipts": f"{ORIGIN} head keys share_of_keys mass_before mass_after outputs kept edit arm",
     "replacements": f"{ORIGIN} head rank key segment position token role encoder gain arm",
+    "takeover": f"{ORIGIN} segment role encoder removed gain mass_before mass_after edit arm",
 }
 """Tables that tasks write, with the columns a reader may rely on even where there is no row."""
 
