@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import string
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from tests.metrics.peer_cases import clip_tokenizer
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from sinkscope.metrics._lpips_net import LAYOUTS, Net
@@ -40,20 +39,16 @@ def noisy(base: Image.Image, scale: float = 15.0, seed: int = 1) -> Image.Image:
 
 def tiny_clip(folder: Path, *, half: bool = False) -> Path:
     """A random CLIP with a character-level vocabulary: 32 px images, 16 tokens."""
-    folder.mkdir(parents=True, exist_ok=True)
-    letters = [*string.ascii_lowercase, *(c + "</w>" for c in string.ascii_lowercase)]
-    vocabulary = [*letters, "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+    clip_tokenizer(folder)
+    words = 54
     torch.manual_seed(0)
     shared = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {
-        "vocab_size": len(vocabulary),
+        "vocab_size": words,
         "max_position_embeddings": 16,
-        "bos_token_id": len(vocabulary) - 2,
-        "eos_token_id": len(vocabulary) - 1,
-        "pad_token_id": len(vocabulary) - 1,
+        "bos_token_id": words - 2,
+        "eos_token_id": words - 1,
+        "pad_token_id": words - 1,
     }
     config = CLIPConfig(
         text_config=shared | text,
@@ -77,8 +72,10 @@ def tiny_siglip(folder: Path) -> Path:
     return folder
 
 
-def random_lpips(folder: Path, net: Net = "alex") -> tuple[Path, Path]:
-    """Random backbone and linear files in the released layout."""
+def random_lpips(folder: Path, net: Net = "alex") -> Path:
+    """A converted folder of random weights in the released layout."""
+    from sinkscope.metrics.convert import convert
+
     generator = torch.Generator().manual_seed(0)
     kernels = {0: 11, 3: 5} if net == "alex" else {}
     state, before = {}, 3
@@ -97,4 +94,4 @@ def random_lpips(folder: Path, net: Net = "alex") -> tuple[Path, Path]:
     }
     torch.save(state, folder / "backbone.pth")
     torch.save(linear, folder / "linear.pth")
-    return folder / "backbone.pth", folder / "linear.pth"
+    return convert(f"lpips-{net}", [folder / "backbone.pth", folder / "linear.pth"], folder / "made")

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from sinkscope import metrics
 from sinkscope.errors import MissingWeightsError, UsageError
-from sinkscope.metrics import _clip
+from sinkscope.metrics import _clip, _two_towers
 from sinkscope.metrics._clip_input import CLIP_MEAN, CLIP_STD, ImageRecipe, recipe_for
 
 IMAGES = [image(i, size) for i, size in enumerate([(64, 64), (50, 90), (33, 32)])]
@@ -98,14 +98,14 @@ def test_long_prompts_keep_their_end(clip):
 def test_half_precision_files_run_in_float32(tmp_path):
     metric = metrics.get("clip_t", checkpoint=tiny_clip(tmp_path / "half", half=True))
     metric.score(IMAGES[:1], PROMPTS[:1])
-    assert next(metric._load().model.parameters()).dtype == torch.float32
+    assert next(metric._model().parameters()).dtype == torch.float32
 
 
 def test_both_kinds_of_feature_helpers():
     tensor = torch.tensor([[3.0, 4.0]])
     boxed = types.SimpleNamespace(pooler_output=tensor)
-    assert torch.equal(_clip._unit(tensor), _clip._unit(boxed))
-    assert _clip._unit(tensor).norm() == 1
+    assert torch.equal(_two_towers._unit(tensor), _two_towers._unit(boxed))
+    assert _two_towers._unit(tensor).norm() == 1
 
 
 def test_identity(folder, clip):

@@ -7,15 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from skimage.metrics import structural_similarity
+from safetensors.torch import load_file
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tests.metrics.helpers import image, noisy, random_lpips
 
 from sinkscope import metrics
 from sinkscope.errors import MissingWeightsError, UsageError
-from sinkscope.metrics import ImageError, _lpips
+from sinkscope.metrics import ImageError
 from sinkscope.metrics._ssim import WEIGHTS, scales_for
 
-NAMES = ["ssim", "ms_ssim", "rmse"]
+NAMES = ["ssim", "ms_ssim", "rmse", "psnr"]
 OPTIONS = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
 
 
@@ -26,8 +27,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lpips(files):
-    backbone, linear = files
-    return metrics.get("lpips", backbone=backbone, linear=linear, batch=2)
+    return metrics.get("lpips", checkpoint=files, batch=2)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 33), (11, 40)])
@@ -97,7 +97,8 @@ def test_rmse_known_answers():
 @pytest.mark.parametrize("name", NAMES)
 def test_identical_images(name):
     same = metrics.get(name).score([image(0)], None, [image(0)])
-    assert same[0] == (0 if name == "rmse" else pytest.approx(1.0, abs=1e-12))
+    best = {"rmse": 0.0, "psnr": 10 * np.log10(255**2 * 64 * 64 * 3)}
+    assert same[0] == pytest.approx(best.get(name, 1.0), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -142,9 +143,7 @@ def explicit_lpips(a: Image.Image, b: Image.Image, state: dict[str, torch.Tensor
 
 
 def test_lpips_equals_the_formula(lpips, files):
-    state = {}
-    for path in files:
-        state |= torch.load(path, weights_only=True)
+    state = load_file(files / "model.safetensors")
     images, others = [image(i) for i in range(3)], [image(i + 10) for i in range(3)]
     found = lpips.score(images, None, others)
     assert found == pytest.approx(
@@ -163,43 +162,51 @@ def test_lpips_takes_images_of_several_sizes(lpips):
 
 def test_lpips_identity_names_its_files(lpips):
     identity = lpips.identity()
-    assert identity["checkpoint"] == ["backbone.pth", "linear.pth"] and identity["released_weights"] is False
-    assert all(len(value) == 64 for value in identity["sha256"])
+    assert [source["file"] for source in identity["source"]] == ["backbone.pth", "linear.pth"]
+    assert identity["released_weights"] is False and len(identity["sha256"]) == 64
 
 
 @pytest.mark.slow
 def test_vgg_runs(tmp_path):
-    backbone, linear = random_lpips(tmp_path, "vgg")
-    metric = metrics.get("lpips", net="vgg", backbone=backbone, linear=linear)
+    metric = metrics.get("lpips", net="vgg", checkpoint=random_lpips(tmp_path, "vgg"))
     near, far = metric.score([noisy(image(0), 3), image(1)], None, [image(0), image(0)])
     assert 0 < near < far
 
 
 def test_absent_lpips_weights_say_what_and_how(monkeypatch, tmp_path):
-    monkeypatch.setattr(_lpips, "_places", list)
+    monkeypatch.setenv("SINKSCOPE_WEIGHTS", str(tmp_path))
     with pytest.raises(
-        MissingWeightsError, match=r"alexnet-owt-7be5be79.pth \(244 MB\) and alex.pth .*curl -fLO https"
+        MissingWeightsError,
+        match=r"alexnet-owt-7be5be79.pth \(244 MB\) and alex.pth .*curl -fLO https.*convert lpips-alex",
     ):
         metrics.get("lpips").score([image(0)], None, [image(1)])
     with pytest.raises(MissingWeightsError, match=r"vgg16-397923af.pth \(553 MB\)"):
-        metrics.get("lpips", net="vgg", folder=tmp_path).identity()
-    with pytest.raises(MissingWeightsError, match="No file"):
-        metrics.get("lpips", backbone=tmp_path / "none.pth").identity()
+        metrics.get("lpips", net="vgg").identity()
 
 
-def test_lpips_weights_are_found_and_checked(monkeypatch, tmp_path):
-    monkeypatch.setattr(_lpips, "_places", list)
-    for name in ("alexnet-owt-7be5be79.pth", "alex.pth"):
-        (tmp_path / name).write_bytes(b"cut off")
-    with pytest.raises(MissingWeightsError, match="not the released file"):
-        metrics.get("lpips", folder=tmp_path).identity()
-
-
-def test_the_wrong_network_is_named(files):
-    backbone, linear = files
-    with pytest.raises(MissingWeightsError, match=r"lacks 'features.2.weight' and \d+ more"):
-        metrics.get("lpips", net="vgg", backbone=backbone, linear=linear).score([image(0)], None, [image(1)])
+def test_the_wrong_network_is_named(files, tmp_path):
+    with pytest.raises(UsageError, match=r"lacks 'features.2.weight' and \d+ more.*Name the right folder"):
+        metrics.get("lpips", net="vgg", checkpoint=files).score([image(0)], None, [image(1)])
+    (tmp_path / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UsageError, match=r"cannot be read.*curl"):
+        metrics.get("lpips", checkpoint=tmp_path).score([image(0)], None, [image(1)])
     with pytest.raises(UsageError, match="Unknown LPIPS network"):
         metrics.get("lpips", net="squeeze")
     with pytest.raises(UsageError, match="batch=0"):
         metrics.get("lpips", batch=0)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 33)])
+def test_psnr_equals_scikit_image(size):
+    a = image(0, size)
+    theirs = peak_signal_noise_ratio(np.asarray(a), np.asarray(noisy(a)), data_range=255)
+    assert metrics.get("psnr").score([noisy(a)], None, [a])[0] == pytest.approx(theirs, abs=1e-12)
+
+
+def test_psnr_of_identical_images_is_that_of_one_grey_level():
+    a = image(0, (8, 4))
+    other = np.asarray(a).copy()
+    other[0, 0, 0] ^= 1
+    metric = metrics.get("psnr")
+    same, least = metric.score([a, Image.fromarray(other)], None, [a, a])
+    assert same == least == pytest.approx(48.1308036 + 10 * np.log10(3 * 8 * 4), abs=1e-6)

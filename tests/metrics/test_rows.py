@@ -15,7 +15,7 @@ from sinkscope import metrics
 from sinkscope.errors import MissingDependencyError, UsageError
 from sinkscope.metrics import ImageError, _registry, score_rows
 
-BUILT_IN = ["scene", "clip_t", "lpips", "ssim", "ms_ssim", "rmse"]
+BUILT_IN = ["scene", "clip_t", "lpips", "ssim", "ms_ssim", "rmse", "psnr", "pickscore", "hps", "imagereward"]
 
 
 class Brightness:
@@ -80,20 +80,28 @@ def test_names_and_plugins(plugin):
 
 
 def test_available_covers_every_name(plugin, reader, monkeypatch, tmp_path):
-    from sinkscope.metrics import _clip, _lpips
+    from sinkscope.metrics import _clip
 
     monkeypatch.setattr(
         _clip, "import_module", lambda name: types.SimpleNamespace(clip_folder=lambda: tmp_path)
     )
-    monkeypatch.setattr(_lpips, "_places", list)
+    monkeypatch.setenv("SINKSCOPE_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     info = {entry.name: entry for entry in metrics.available()}
     assert list(info) == metrics.names()
     assert {name: entry.status for name, entry in info.items()} == {
         **{"scene": "ready", "clip_t": "missing", "lpips": "missing", "ssim": "ready", "ms_ssim": "ready"},
+        **{"psnr": "ready", "pickscore": "missing", "hps": "missing", "imagereward": "missing"},
         **{"rmse": "ready", "brightness": "ready", "built": "ready", "gone": "broken", "wrong": "ready"},
     }
     assert all(bool(entry.reason) == bool(entry.how) == (entry.status != "ready") for entry in info.values())
-    assert info["lpips"].how.startswith("Fetch") and "curl" in info["lpips"].how
+    for name, size, command in (
+        ("lpips", "244 MB", "curl -fLO https"),
+        ("hps", "3.9 GB", "hf download xswu/HPSv2 HPS_v2.1_compressed.pt"),
+        ("imagereward", "1.8 GB", "hf download THUDM/ImageReward ImageReward.pt med_config.json"),
+        ("pickscore", "3.9 GB", "hf download yuvalkirstain/PickScore_v1"),
+    ):
+        assert size in info[name].reason and command in info[name].how
 
 
 @pytest.mark.parametrize("name", ["ssim", "ms_ssim", "rmse"])
@@ -151,7 +159,7 @@ def test_damaged_images_cost_only_their_own_rows(tmp_path):
     reference = noisy(image(0))
     table = score_rows(metrics.get("ssim"), list(made.values()), reference=[reference] * len(made))
     rows = dict(zip(made, table.itertuples(), strict=True))
-    assert list(table.columns) == ["value", "status"]
+    assert list(table.columns) == ["value", "status", "note"]
     assert {name for name, row in rows.items() if row.status == "ok"} == {"good", "grey"}
     assert (table["value"].notna() == (table["status"] == "ok")).all()
     words = {

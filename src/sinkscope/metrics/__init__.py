@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from ._image import ImageError, open_image, to_rgb
 from ._protocol import Metric, MetricInfo, Prompt
-from ._registry import available, get, names
+from ._registry import available, canonical, get, names
 from ._rows import score_rows
+from ._weights import release
 
 __all__ = [
     "ImageError",
@@ -19,9 +20,11 @@ __all__ = [
     "MetricInfo",
     "Prompt",
     "available",
+    "canonical",
     "get",
     "names",
     "open_image",
+    "release",
     "score_rows",
     "to_rgb",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,8 +20,20 @@ from torch import Tensor
 
 from ._image import to_rgb
 
+_BILINEAR = int(Image.Resampling.BILINEAR)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Recipe(Protocol):
+    """How a metric turns an image into the input of a vision tower."""
+
+    @property
+    def id(self) -> str:
+        """Names the recipe in `identity()`."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return float32 `[3, size, size]`."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +46,34 @@ class ImageRecipe:
     """"crop": shorter side to `size`, centre crop (CLIP). "squash": both sides to `size` (SigLIP)."""
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
 
     @property
     def id(self) -> str:
         """Names the recipe in `identity()`."""
-        return f"pil-bicubic-{self.fit}-{self.size}, /255, mean {list(self.mean)}, std {list(self.std)}"
+        return (
+            f"pil-{self.resample}-{self.fit}-{self.size}, /255, mean {list(self.mean)}, std {list(self.std)}"
+        )
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return float32 `[3, size, size]`."""
         rgb = to_rgb(image)
         if self.fit == "squash":
-            rgb = rgb.resize((self.size, self.size), Image.Resampling.BICUBIC)
+            rgb = rgb.resize((self.size, self.size), self._filter)
         else:
-            rgb = _centre(_shorter_side(rgb, self.size), self.size)
+            rgb = _centre(_shorter_side(rgb, self.size, self._filter), self.size)
         values = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).to(torch.float32).div(255)
         mean = torch.tensor(self.mean).view(3, 1, 1)
         return (values - mean) / torch.tensor(self.std).view(3, 1, 1)
 
+    @property
+    def _filter(self) -> Image.Resampling:
+        return Image.Resampling[self.resample.upper()]
+
 
 def recipe_for(folder: Path, family: str, size: int) -> ImageRecipe:
-    """Return the recipe of a checkpoint; mean and std come from its preprocessor file where it has one.
+    """Return the recipe of a checkpoint; mean, std and, for SigLIP, the filter come from its preprocessor
+    file where it has one. CLIP is always bicubic, as in OpenAI's own code.
 
     Args:
         folder: Checkpoint folder.
@@ -67,6 +87,7 @@ def recipe_for(folder: Path, family: str, size: int) -> ImageRecipe:
         fit="crop" if family == "clip" else "squash",
         mean=tuple(stated.get("image_mean") or mean),
         std=tuple(stated.get("image_std") or std),
+        resample="bilinear" if family != "clip" and stated.get("resample") == _BILINEAR else "bicubic",
     )
 
 
@@ -79,13 +100,13 @@ def _stated(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _shorter_side(image: Image.Image, size: int) -> Image.Image:
+def _shorter_side(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
     width, height = image.size
     if min(width, height) == size:
         return image
     if width <= height:
-        return image.resize((size, int(size * height / width)), Image.Resampling.BICUBIC)
-    return image.resize((int(size * width / height), size), Image.Resampling.BICUBIC)
+        return image.resize((size, int(size * height / width)), resample)
+    return image.resize((int(size * width / height), size), resample)
 
 
 def _centre(image: Image.Image, size: int) -> Image.Image:

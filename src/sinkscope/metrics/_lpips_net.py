@@ -70,6 +70,31 @@ LAYOUTS: dict[Net, Layout] = {
 }
 
 
+class Released(NamedTuple):
+    """One file of the released weights."""
+
+    name: str
+    size: str
+    sha: str
+    """Start of its SHA-256."""
+    url: str
+
+
+_LIN = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1"
+_HUB = "https://download.pytorch.org/models"
+RELEASED: dict[Net, tuple[Released, Released]] = {
+    "alex": (
+        Released("alexnet-owt-7be5be79.pth", "244 MB", "7be5be79", f"{_HUB}/alexnet-owt-7be5be79.pth"),
+        Released("alex.pth", "6 KB", "df73285e35b22355", f"{_LIN}/alex.pth"),
+    ),
+    "vgg": (
+        Released("vgg16-397923af.pth", "553 MB", "397923af", f"{_HUB}/vgg16-397923af.pth"),
+        Released("vgg.pth", "7 KB", "a78928a0af1e5f0f", f"{_LIN}/vgg.pth"),
+    ),
+}
+"""Backbone and linear weights."""
+
+
 def expected_keys(net: Net) -> tuple[list[str], list[str]]:
     """Return the state-dict names that the backbone and the linear file must hold."""
     convs = [index for stage in LAYOUTS[net].stages for index in stage.convs]

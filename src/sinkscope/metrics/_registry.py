@@ -27,7 +27,25 @@ _BUILT_IN = {
     "ssim": ("_ssim", "Ssim"),
     "ms_ssim": ("_ssim", "MsSsim"),
     "rmse": ("_rmse", "Rmse"),
+    "psnr": ("_psnr", "Psnr"),
+    "pickscore": ("_pickscore", "PickScore"),
+    "hps": ("_hps", "Hps"),
+    "imagereward": ("_imagereward", "ImageReward"),
 }
+
+ALIASES = {
+    "clip": "clip_t",
+    "clip-t": "clip_t",
+    "clipscore": "clip_t",
+    "siglip": "clip_t",
+    "hpsv2": "hps",
+    "hps_v2.1": "hps",
+    "hpsv2.1": "hps",
+    "image_reward": "imagereward",
+    "pick_score": "pickscore",
+    "msssim": "ms_ssim",
+}
+"""Other names people use, for `canonical`."""
 
 
 def names() -> list[str]:
@@ -35,17 +53,26 @@ def names() -> list[str]:
     return [*_BUILT_IN, *sorted(_plugins())]
 
 
+def canonical(name: str) -> str:
+    """Return the name of the metric that `name` stands for; a name that is no alias is returned as it is.
+
+    An alias never hides a metric of that very name, built in or added.
+    """
+    return name if name in _BUILT_IN or name in _plugins() else ALIASES.get(name.lower(), name)
+
+
 def get(name: str, **options: Any) -> Metric:
     """Build a metric. Weights are loaded when it first scores.
 
     Args:
-        name: One of `names()`.
+        name: One of `names()`, or an alias such as "clip".
         **options: For that metric, for example `get("clip_t", checkpoint="openai/clip-vit-base-patch32")`.
 
     Raises:
         UsageError: An unknown name or option.
         MissingDependencyError: A plugin's package cannot be imported.
     """
+    name = canonical(name)
     factory = _factory(name)
     try:
         expected = signature(factory)

@@ -38,8 +38,8 @@ def score_rows(
         size: `(width, height)` every image must have; None accepts any.
 
     Returns:
-        Columns `value` (float64, NaN unless scored) and `status` ("ok" or the reason), in the order of
-        `images`.
+        Columns `value` (float64, NaN unless scored), `status` ("ok" or the reason) and `note` (what the
+        metric says of the prompt, such as that it was cut; mostly empty), in the order of `images`.
 
     Raises:
         UsageError: Prompts or references are missing as a whole or differ in number.
@@ -67,7 +67,15 @@ def score_rows(
             value[index] = result
         else:
             status[index] = f"{metric.name} gave {result}, expected a finite number"
-    return pd.DataFrame({"value": value, "status": status})
+    return pd.DataFrame({"value": value, "status": status, "note": _notes(metric, prompts, len(images))})
+
+
+def _notes(metric: Metric, prompts: Sequence[Prompt] | None, count: int) -> list[str]:
+    """What a metric has to say of each prompt; `notes` is not part of the protocol's core."""
+    notes = getattr(metric, "notes", None)
+    if prompts is None or not callable(notes):
+        return [""] * count
+    return [str(note) for note in notes(prompts)]
 
 
 def _load(
