@@ -199,6 +199,6 @@ def test_every_selector_action_and_control_is_explained() -> None:
     from sinkscope import attention
     from sinkscope.models._control import _BUILDERS
 
-    internal = {"NoKeys", "MatchedMass", "MatchedRandom", "StandIns"}
+    internal = {"NoKeys", "MatchedMass", "MatchedQueries", "MatchedRandom", "StandIns"}
     asked = {*attention.selector_names(), *attention.action_names(), *_BUILDERS} - internal
     assert asked <= words("intervene")

@@ -22,6 +22,9 @@ _HOME = {
     "RandomKeys": "sinkscope.attention",
     "MassAbove": "sinkscope.attention",
     "Keys": "sinkscope.attention",
+    "TopConcentration": "sinkscope.attention",
+    "RandomQueries": "sinkscope.attention",
+    "ReplaceOutput": "sinkscope.attention",
     "Segment": "sinkscope.attention",
     "Frozen": "sinkscope.attention",
     "Mask": "sinkscope.attention",
@@ -46,10 +49,13 @@ if TYPE_CHECKING:
         MassAbove,
         NextMass,
         RandomKeys,
+        RandomQueries,
+        ReplaceOutput,
         ReplaceValue,
         ScaleLogit,
         ScaleProbability,
         Segment,
+        TopConcentration,
         TopMass,
     )
     from sinkscope.models import Edit, intervene, load, observe, sites

@@ -18,7 +18,9 @@ from sinkscope.attention import (
     SelectionContext,
     Selector,
     TopMass,
+    Within,
     default_group,
+    selector_from_dict,
 )
 from sinkscope.errors import UsageError
 
@@ -256,3 +258,29 @@ def test_rows_without_usable_mass_and_wrong_row_counts_are_refused() -> None:
         "only 10 of 12 keys",
         lambda: TopMass(keys_per_head=11).choose(context(allowed=torch.arange(KEYS) > 1)),
     )
+
+
+@quick
+@given(mass=masses, count=st.integers(1, 4), segment=st.sampled_from(["image", "text"]))
+def test_sinks_of_a_segment_keep_the_budget_and_those_within_it_do_not(
+    mass: Tensor, count: int, segment: str
+) -> None:
+    ctx, inside = context(mass), SEGMENTS[segment].expand(ROWS, KEYS)[:, None]
+    own = TopMass(keys_per_head=count, within=segment).choose(ctx)
+    assert bool((own.sum(-1) == count).all()) and not bool((own & ~inside).any())
+    lowest = torch.where(own, mass, torch.inf).amin(-1)
+    assert bool((torch.where(inside & ~own, mass, -torch.inf).amax(-1) <= lowest).all())
+    among_all = TopMass(keys_per_head=count)
+    kept = Within(among_all, segment).choose(ctx)
+    assert torch.equal(kept, among_all.choose(ctx) & inside)
+
+
+def test_within_is_data_and_asks_for_what_its_selector_asks() -> None:
+    chosen = Within(Frozen(TopMass(keys_per_head=1, queries="image"), step=2), "text")
+    assert selector_from_dict(chosen.to_dict()) == chosen
+    assert chosen.required_queries() == ("image",)
+    assert chosen.must_see(2) and not chosen.must_see(1)
+    with pytest.raises(UsageError, match="Unknown segment 'register'"):
+        Within(TopMass(keys_per_head=1), "register").choose(context())
+    with pytest.raises(UsageError, match="only 4 of 12 keys"):
+        TopMass(keys_per_head=5, within="text").choose(context())

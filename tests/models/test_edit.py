@@ -15,15 +15,18 @@ from sinkscope.attention import (
     MassAbove,
     NextMass,
     RandomKeys,
+    RandomQueries,
+    ReplaceOutput,
     ReplaceValue,
     ScaleLogit,
     Segment,
     Selector,
+    TopConcentration,
     TopMass,
 )
 from sinkscope.errors import UsageError
 from sinkscope.models import ControlInfo, Edit
-from sinkscope.models._matched import MatchedMass
+from sinkscope.models._matched import MatchedMass, MatchedQueries
 
 SELECTORS = [
     TopMass(keys_per_head=1),
@@ -126,7 +129,7 @@ def test_wrong_plain_data_is_refused(plain: dict[str, object], says: str) -> Non
 
 def test_unknown_controls_list_what_exists() -> None:
     edit = Edit(TopMass(keys_per_head=1))
-    with pytest.raises(UsageError, match="count, segment, mass, persistence, bottom, next, null"):
+    with pytest.raises(UsageError, match="count, segment, mass, persistence, bottom, next, query, null"):
         edit.control("random")
     with pytest.raises(UsageError, match="original"):
         edit.control("count").control("null")
@@ -135,6 +138,30 @@ def test_unknown_controls_list_what_exists() -> None:
             Edit(Segment("text")).control(kind)
     with pytest.raises(UsageError, match="seed"):
         edit.control("count", seed="a")  # type: ignore[arg-type]
+
+
+def test_the_query_control_acts_on_queries_and_names_the_group() -> None:
+    control = Edit(TopMass(keys_per_head=3), layers=[1]).control("query")
+    assert control.select == TopConcentration(queries_per_head=3)
+    assert control.action == ReplaceOutput("mean_value") and control.layers == (1,)
+    shared = Edit(TopMass(shared_keys=24), queries="text").control("query")
+    assert shared.select == TopConcentration(shared_queries=24, queries="text") and shared.queries == "all"
+    named = Edit(Frozen(Segment("text"), step=1)).control("query")
+    assert named.select == Frozen(MatchedQueries(Segment("text")), step=1)
+    for edit in (control, shared, named):
+        assert Edit.from_dict(json.loads(json.dumps(edit.to_dict()))) == edit
+        assert edit.control_info is not None and "queries per head" in edit.control_info.matched
+
+
+def test_selector_and_action_have_to_be_of_one_side() -> None:
+    with pytest.raises(UsageError, match="TopConcentration chooses queries, but Mask acts on keys"):
+        Edit(TopConcentration(queries_per_head=1))
+    with pytest.raises(UsageError, match="for example TopConcentration with ReplaceOutput"):
+        Edit(TopMass(keys_per_head=1), ReplaceOutput("zero"))
+    with pytest.raises(UsageError, match="queries='text' of the selector"):
+        Edit(TopConcentration(queries_per_head=1), ReplaceOutput("zero"), queries="text")
+    with pytest.raises(UsageError, match="'count' control of RandomQueries, which chooses queries"):
+        Edit(RandomQueries(queries_per_head=1), ReplaceOutput("zero")).control("count")
 
 
 def test_a_control_says_what_it_matched() -> None:

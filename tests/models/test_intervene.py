@@ -15,10 +15,12 @@ from sinkscope.attention import (
     Mask,
     MassAbove,
     RandomKeys,
+    ReplaceOutput,
     ReplaceValue,
     ScaleLogit,
     ScaleProbability,
     Segment,
+    TopConcentration,
     TopMass,
     reference,
 )
@@ -70,6 +72,7 @@ def test_identity_changes_no_bit(family: str) -> None:
         Edit(TOP, action, kind="all")
         for action in (ScaleLogit(), ScaleProbability(1.0), ReplaceValue("noise", amount=0.0))
     ]
+    nothing.append(Edit(TopConcentration(queries_per_head=1), ReplaceOutput("mean_value", 0.0), kind="all"))
     for edits in ([], nothing[0], nothing, Edit(MassAbove(share=1.0), kind="all")):
         with intervene(pipe, edits, receipt="full"):
             assert torch.equal(latent(pipe), before)
@@ -87,6 +90,25 @@ def test_masking_sinks_changes_the_image_and_nothing_stays_behind(family: str) -
     assert (table["keys"] == 1).all() and (table["mass_before"] > 0).all()
     assert (table["mass_after"] < 1e-8).all()
     assert torch.equal(latent(pipe), before)
+
+
+def test_replaced_outputs_are_the_mean_value_and_all_others_keep_their_bits(
+    sd3: Any, plain: list[torch.Tensor]
+) -> None:
+    for with_, queries in (("mean_value", "text"), ("mean_output", None)):
+        select = TopConcentration(queries_per_head=3, queries=queries)
+        calls, found = outputs(sd3, Edit(select, ReplaceOutput(with_), layers=[0], steps=[0], branch="cond"))
+        call, edited = calls[0], found[0]
+        weights = reference.weights(call.q, call.k, call.mask, call.scale)
+        inside = call.query_segments[queries or "image"]
+        best = weights.amax(-1).masked_fill(~inside, -1.0).topk(3).indices
+        rows = torch.tensor([info.branch == "cond" for info in call.rows])
+        taken = torch.zeros(best.shape[0], 2, 42, dtype=torch.bool).scatter(-1, best, True)
+        taken &= rows[:, None, None]
+        assert torch.equal(edited[~taken], plain[0][~taken]) and int(taken.sum()) == 6
+        mean = call.v if with_ == "mean_value" else weights @ call.v.double()
+        want = mean.double().mean(2, keepdim=True).expand(-1, -1, 42, -1)[taken]
+        torch.testing.assert_close(edited[taken].double(), want, atol=1e-5, rtol=1e-4)
 
 
 def test_the_output_is_the_softmax_without_the_sink(sd3: Any) -> None:

@@ -83,6 +83,10 @@ def test_columns(sd3: Any) -> None:
     table, keys, replaced = receipt.table(), receipt.edited_keys(), receipt.replacements()
     start = ["step", "timestep", "branch", "unit", "layer", "site", "head"]
     assert list(table.columns[:11]) == [*start, "keys", "share_of_keys", "mass_before", "mass_after"]
+    assert list(table.columns[11:15]) == ["outputs", "kept", "treated_keys", "treated_mass"]
+    assert {"keys_image", "keys_text"} < set(table.columns) and (table["outputs"] == 0).all()
+    assert (table["keys_image"] + table["keys_text"] == table["keys"]).all()
+    assert table["treated_keys"].isna().all() and table["treated_mass"].isna().all()
     assert set(table["branch"]) == {"cond"} and set(table["head"]) == {1} and len(table) == 2
     assert list(keys.columns[:11]) == [*start, "key", "segment", "position", "token"]
     assert list(replaced.columns[:9]) == [*start, "rank", "key"]
@@ -254,6 +258,60 @@ def test_the_mass_control_follows_the_queries_that_are_edited(sd3: Any) -> None:
     treated, control = receipt_of(sd3, edit).table(), receipt_of(sd3, edit.control("mass")).table()
     assert set(control["queries"]) == {"text"}
     np.testing.assert_allclose(control["mass_before"], treated["mass_before"], rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["count", "segment", "mass", "persistence", "bottom", "next"])
+@pytest.mark.parametrize("select", [TOP, Frozen(TOP, step=1)])
+def test_a_control_states_what_the_treatment_would_have_taken(sd3: Any, kind: str, select: Any) -> None:
+    edit = Edit(select, layers=[0], steps=[1])
+    treated, control = receipt_of(sd3, edit).table(), receipt_of(sd3, edit.control(kind)).table()
+    assert len(control) == len(treated) == 4
+    assert (control["treated_keys"] == treated["keys"]).all()
+    np.testing.assert_allclose(control["treated_mass"], treated["mass_before"], rtol=1e-5)
+    if kind == "mass":
+        np.testing.assert_allclose(control["mass_before"], control["treated_mass"], rtol=0.01)
+
+
+def test_kept_is_the_share_of_keys_that_were_there_in_the_step_before(sd3: Any) -> None:
+    edit = Edit(TopMass(keys_per_head=6), ScaleProbability(0.5), layers=[0, 1])
+    receipt = receipt_of(sd3, edit, num_inference_steps=4)
+    table = receipt.table().set_index(HEAD)["kept"]
+    keys = per_head(receipt)
+    for place, now in keys.items():
+        before = keys.get((place[0] - 1, *place[1:]))
+        want = np.nan if before is None else len(set(now) & set(before)) / len(now)
+        np.testing.assert_allclose(table[place], want)
+    gap = receipt_of(sd3, Edit(TOP, layers=[0], steps=[0, 2, 3]), num_inference_steps=4).table()
+    assert gap.groupby("step")["kept"].apply(lambda part: part.isna().all()).tolist() == [True, True, False]
+
+
+def test_the_query_control_replaces_outputs_and_says_so(sd3: Any) -> None:
+    edit = Edit(TOP, layers=[0], steps=[0])
+    calls = []
+
+    def listen(call: Any, run: Any) -> torch.Tensor:
+        if call.site.layer == 0 and call.step == 0:
+            calls.append(call)
+        return run(call)  # type: ignore[no-any-return]
+
+    plain = latent(sd3)
+    with intervene(sd3, edit.control("query")) as receipt, Session(sd3, listen):
+        changed = latent(sd3)
+    assert not torch.equal(plain, changed)
+    table = receipt.table()
+    assert (table["outputs"] == 2).all() and (table["keys"] == 0).all() and (table["mass_before"] == 0).all()
+    assert receipt.edited_keys().empty
+    queries = receipt.edited_queries()
+    assert list(queries.columns) == [
+        *["step", "timestep", "branch", "unit", "layer", "site", "head", "query", "edit", "evaluation"]
+    ]
+    (call,) = calls
+    weights = reference.weights(call.q, call.k, call.mask, call.scale)
+    top = weights[:, :, call.query_segments["image"]].amax(-1).topk(2).indices.sort().values
+    found = queries.groupby(["branch", "head"])["query"].agg(list)
+    for info in call.rows:
+        for head in range(call.q.shape[1]):
+            assert found[info.branch, head] == top[info.row, head].tolist()
 
 
 def test_the_next_control_takes_the_keys_below_the_top(sd3: Any) -> None:

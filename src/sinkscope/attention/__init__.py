@@ -25,7 +25,14 @@ from ._mass_after import mass_after
 from ._match import match_mass, stand_ins
 from ._measure import STATISTICS, Measurement, incoming_mass, measure
 from ._operands import Operands, allowed_keys
-from ._outputs import RandomQueries, ReplaceOutput, TopConcentration
+from ._outputs import (
+    RandomQueries,
+    ReplaceOutput,
+    TopConcentration,
+    check_queries,
+    largest,
+    open_queries,
+)
 from ._queries import QuerySet
 from ._random import KeyedRandom
 from ._rowblock import Raw
@@ -39,6 +46,7 @@ from ._selectors import (
     Segment,
     Selector,
     TopMass,
+    Within,
     register_selector,
     selector_from_dict,
     selector_names,
@@ -73,16 +81,20 @@ __all__ = [
     "Selector",
     "TopConcentration",
     "TopMass",
+    "Within",
     "action_from_dict",
     "action_names",
     "allowed_keys",
     "apply_edits",
     "backends",
+    "check_queries",
     "default_group",
     "incoming_mass",
+    "largest",
     "mass_after",
     "match_mass",
     "measure",
+    "open_queries",
     "reference",
     "register_action",
     "register_backend",

@@ -136,6 +136,8 @@ class TopMass(_Budget):
 
     queries: str | None = None
     """query group whose attention is counted; None = image queries where the model has them, else all"""
+    within: str | None = None
+    """rank the keys of this segment only, so that every head gives its whole budget there"""
 
     @override
     def required_queries(self) -> tuple[str | None, ...]:
@@ -143,7 +145,10 @@ class TopMass(_Budget):
 
     @override
     def choose(self, ctx: SelectionContext) -> Tensor:
-        return self._pick(ctx.mass(self.queries), _candidates(ctx), ctx)
+        candidates = _candidates(ctx)
+        if self.within is not None:
+            candidates = candidates & ctx.segment(self.within)[:, None]
+        return self._pick(ctx.mass(self.queries), candidates, ctx)
 
 
 @register_selector
@@ -296,6 +301,35 @@ class Segment(Selector):
     @override
     def choose(self, ctx: SelectionContext) -> Tensor:
         return ctx.segment(self.name)[:, None] & _candidates(ctx)
+
+
+@register_selector
+@dataclass(frozen=True)
+class Within(Selector):
+    """Those of the keys another selector chooses that lie in a segment: fewer, or none, where others won.
+
+    For the full budget inside a segment use `TopMass(within=...)`.
+    """
+
+    select: Selector
+    """who chooses among all keys"""
+    segment: str
+    """what is kept"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "select", _nested(self.select))
+
+    @override
+    def required_queries(self) -> tuple[str | None, ...]:
+        return self.select.required_queries()
+
+    @override
+    def must_see(self, step: int) -> bool:
+        return self.select.must_see(step)
+
+    @override
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        return self.select.choose(ctx) & ctx.segment(self.segment)[:, None]
 
 
 @register_selector

@@ -11,9 +11,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from sinkscope.attention import Action, BottomMass, Frozen, Mask, NextMass, RandomKeys, Selector, TopMass
+from sinkscope.attention import (
+    Action,
+    BottomMass,
+    Frozen,
+    Mask,
+    NextMass,
+    RandomKeys,
+    ReplaceOutput,
+    Selector,
+    TopConcentration,
+    TopMass,
+)
 from sinkscope.errors import UsageError, unknown
-from sinkscope.models._matched import MatchedMass, MatchedRandom, NoKeys, StandIns, shares_heads
+from sinkscope.models._matched import (
+    MatchedMass,
+    MatchedQueries,
+    MatchedRandom,
+    NoKeys,
+    StandIns,
+    shares_heads,
+)
 
 
 @dataclass(frozen=True)
@@ -23,10 +41,11 @@ class ControlInfo:
     of: str
     """`Edit.hash` of the treatment."""
     kind: str
-    """`"count"`, `"segment"`, `"mass"`, `"persistence"`, `"bottom"`, `"next"` or `"null"`."""
+    """`"count"`, `"segment"`, `"mass"`, `"persistence"`, `"bottom"`, `"next"`, `"query"` or
+    `"null"`."""
     matched: tuple[str, ...]
     """What is held equal: of `count per head`, `shared over heads`, `segment`, `mass`, `persistence`,
-    `path`."""
+    `queries per head`, `path`."""
     text: str
     """One sentence for tables and pages."""
     seed: int | None = None
@@ -90,6 +109,11 @@ def control_parts(treated: Treated, kind: str, *, seed: int) -> ControlParts:
     """
     if kind not in _BUILDERS:
         raise unknown("control", kind, _BUILDERS)
+    if treated.select.side == "queries" and kind != "null":
+        raise UsageError(
+            f"Got the {kind!r} control of {type(treated.select).__name__}, which chooses queries. Expected a "
+            "selector of keys; compare with RandomQueries of the same budget in an arm of its own."
+        )
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UsageError(f"Got seed={seed!r}. Expected a whole number.")
     select = treated.select
@@ -165,6 +189,22 @@ def _next(treated: Treated, seed: int) -> ControlParts:
     return ControlParts(below, treated.action, ("count per head", *treated.sharing), text, None)
 
 
+def _query(treated: Treated, seed: int) -> ControlParts:
+    select, group = treated.select, None if treated.queries == "all" else treated.queries
+    chosen: Selector
+    if isinstance(select, (TopMass, BottomMass, NextMass, RandomKeys)):
+        chosen = TopConcentration(
+            queries_per_head=select.keys_per_head, shared_queries=select.shared_keys, queries=group
+        )
+    else:
+        chosen = MatchedQueries(select, queries=group)
+    text = (
+        "no key; in every row and head the output of as many queries, those whose attention is most "
+        "concentrated, becomes the mean of the values, as if they attended to all keys alike"
+    )
+    return ControlParts(chosen, ReplaceOutput("mean_value"), ("queries per head",), text, None)
+
+
 def _ranked(kind: str, select: Selector, have: str) -> TopMass:
     if not isinstance(select, TopMass):
         raise UsageError(
@@ -186,5 +226,6 @@ _BUILDERS: dict[str, Callable[[Treated, int], ControlParts]] = {
     "persistence": _persistence,
     "bottom": _bottom,
     "next": _next,
+    "query": _query,
     "null": _null,
 }

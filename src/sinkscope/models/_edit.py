@@ -35,9 +35,9 @@ class Edit:
     """
 
     select: Selector
-    """Which keys are edited, chosen anew in every call."""
+    """Which keys (or queries) are edited, chosen anew in every call."""
     action: Action = field(default_factory=Mask)
-    """What happens to the chosen keys."""
+    """What happens to what was chosen."""
     layers: Sequence[int] | None = None
     """Block numbers counted from 0; None for all. Kept as a sorted tuple."""
     sites: str | None = None
@@ -51,7 +51,8 @@ class Edit:
     heads: Sequence[int] | None = None
     """Head numbers counted from 0; None for all. Kept as a sorted tuple."""
     queries: str = "all"
-    """Whose attention is changed: `"all"` or the name of a segment such as `"image"` or `"text"`."""
+    """Whose attention is changed: `"all"` or the name of a segment such as `"image"` or `"text"`. Stays
+    `"all"` where queries are chosen: their selector has the group."""
     control_info: ControlInfo | None = None
     """Set by `Edit.control`: whose control this is and what is matched."""
 
@@ -62,6 +63,7 @@ class Edit:
             )
         if not isinstance(getattr(self.action, "stage", None), str):
             raise UsageError(f"Got action={self.action!r}. Expected an action such as Mask().")
+        self._check_sides()
         for name in ("sites", "kind"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
@@ -76,6 +78,20 @@ class Edit:
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
+
+    def _check_sides(self) -> None:
+        chosen, acted = getattr(self.select, "side", "keys"), getattr(self.action, "side", "keys")
+        if chosen != acted:
+            other = "TopConcentration" if acted == "queries" else "TopMass"
+            raise UsageError(
+                f"{type(self.select).__name__} chooses {chosen}, but {type(self.action).__name__} acts on "
+                f"{acted}. Expected one side, for example {other} with {type(self.action).__name__}."
+            )
+        if chosen == "queries" and self.queries != "all":
+            raise UsageError(
+                f"Got queries={self.queries!r} beside {type(self.select).__name__}, which chooses queries "
+                f"itself. Expected the group there, for example queries={self.queries!r} of the selector."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The edit as plain data for YAML or JSON; fields at their default are left out."""
@@ -120,11 +136,15 @@ class Edit:
     def control(self, kind: str, seed: int = 0) -> Edit:
         """The edit that this one has to be compared with; same layers, steps, branch, heads and queries.
 
+        The `"query"` control chooses among the edit's queries, and says so in its selector.
+
         Args:
             kind: `"count"` (as many random keys), `"segment"` (also as many per segment), `"mass"` (random
                 keys that hold as much mass), `"persistence"` (for each treated key a random one of its
                 segment, the same in all steps), `"bottom"` (as many keys, those of smallest mass), `"next"`
-                (as many keys, those ranked just below) or `"null"` (no key, but the masked kernel path).
+                (as many keys, those ranked just below), `"query"` (no key; the output of as many queries,
+                those of most concentrated attention, becomes the mean value) or `"null"` (no key, but the
+                masked kernel path).
                 None of the random ones ever takes a key that the treatment would take in that call.
             seed: Names the random draw; the draw itself is keyed by unit, site, branch and step.
 
@@ -138,7 +158,8 @@ class Edit:
             )
         parts = control_parts(Treated(self.select, self.action, self.queries), kind, seed=seed)
         info = ControlInfo(of=self.hash, kind=kind, matched=parts.matched, text=parts.text, seed=parts.seed)
-        return replace(self, select=parts.select, action=parts.action, control_info=info)
+        queries = "all" if kind == "query" else self.queries
+        return replace(self, select=parts.select, action=parts.action, queries=queries, control_info=info)
 
 
 _SCOPE_FIELDS = ("layers", "sites", "kind", "steps", "branch", "heads", "queries")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from sinkscope.attention import ResolvedEdit, apply_edits, mass_after
 from sinkscope.errors import UsageError, unknown
 from sinkscope.models._call import AttentionCall, Run
 from sinkscope.models._edit import Edit
+from sinkscope.models._kept import Kept
 from sinkscope.models._measure import check_finite, exact, group_queries, open_keys, where
 from sinkscope.models._plan import CallMass, Plan
-from sinkscope.models._receipt import Applied, Receipt
+from sinkscope.models._receipt import Applied, Places, Receipt
 from sinkscope.models._seen import Seen
 from sinkscope.models._session import Session
 from sinkscope.models._sites import list_sites
@@ -35,6 +36,14 @@ ReceiptMode = bool | Literal["full"]
 _UNMOVED = ("values", "output")
 
 
+class _Acting(NamedTuple):
+    """An edit of this call, and for a control the keys its treatment would take here."""
+
+    plan: Plan
+    edit: ResolvedEdit
+    treated: Tensor | None
+
+
 class _Editor:
     """Handler that applies the edits whose scope a call lies in, and writes the receipt."""
 
@@ -44,6 +53,7 @@ class _Editor:
         self._units = units
         self._mode = mode
         self._tokens = Tokens()
+        self._kept = Kept()
         self._origins = Origins()
 
     def __call__(self, call: AttentionCall, run: Run) -> Tensor:
@@ -62,43 +72,57 @@ class _Editor:
         if self._mode:
             groups |= {plan.receipt_group(call) for plan in plans}
         mass = CallMass(call, groups)
-        found = [(plan, plan.resolve(call, rows, self._units, mass)) for plan in plans]
-        acting = [(plan, edit) for plan, edit in found if edit is not None]
-        output = _edited(call, run, [edit for _, edit in acting])
+        found = [self._resolved(plan, call, rows, mass) for plan in plans]
+        acting = [part for part in found if part is not None]
+        output = _edited(call, run, [part.edit for part in acting])
         if acting and not call.recompute:
             self._write(call, rows, acting, mass)
         return output
 
+    def _resolved(
+        self, plan: Plan, call: AttentionCall, rows: tuple[RowId, ...], mass: CallMass
+    ) -> _Acting | None:
+        edit = plan.resolve(call, rows, self._units, mass)
+        # Asked in every call the plan wants: a frozen treatment has to see its step.
+        treated = plan.treated(call, rows, self._units, mass) if self._mode else None
+        return None if edit is None else _Acting(plan, edit, treated)
+
     def _write(
-        self,
-        call: AttentionCall,
-        rows: tuple[RowId, ...],
-        acting: Sequence[tuple[Plan, ResolvedEdit]],
-        mass: CallMass,
+        self, call: AttentionCall, rows: tuple[RowId, ...], acting: Sequence[_Acting], mass: CallMass
     ) -> None:
-        edits = [edit for _, edit in acting]
-        measured = bool(self._mode) and any(bool(edit.chosen.any()) for edit in edits)
-        groups = {plan.receipt_group(call) for plan, _ in acting}
+        edits = [part.edit for part in acting]
+        measured = bool(self._mode) and any(
+            edit.action.side == "keys" and bool(edit.chosen.any()) for edit in edits
+        )
+        groups = {part.plan.receipt_group(call) for part in acting}
         after = _mass_after(call, edits, groups, mass) if measured else {}
-        for plan, edit in acting:
-            group = plan.receipt_group(call)
+        for part in acting:
+            group = part.plan.receipt_group(call)
             pair = (mass(group), after[group]) if measured else None
-            self._receipt.add(self._applied(call, rows, plan, edit, pair))
+            self._receipt.add(self._applied(call, rows, part, pair))
 
     def _applied(
         self,
         call: AttentionCall,
         rows: tuple[RowId, ...],
-        plan: Plan,
-        edit: ResolvedEdit,
+        acting: _Acting,
         pair: tuple[Tensor, Tensor] | None,
     ) -> Applied:
+        plan, edit = acting.plan, acting.edit
         place = torch.tensor(plan.scope_rows(call), device=edit.chosen.device)
         heads = tuple(range(call.q.shape[1])) if plan.edit.heads is None else tuple(plan.edit.heads)
         pick = torch.tensor(heads, device=place.device)
-        chosen, *masses = (part[place][:, pick].cpu() for part in (edit.chosen, *(pair or ())))
+        taken, *masses = (part[place][:, pick].cpu() for part in (edit.chosen, *(pair or ())))
+        kept = self._kept.share(plan.edit.hash, call, [rows[row] for row in place.tolist()], taken)
+        on_keys = edit.action.side == "keys"
+        chosen = taken if on_keys else taken.new_zeros(*taken.shape[:2], call.k.shape[2])
         places = chosen.nonzero(as_tuple=True)
-        values = {"count": chosen.sum(dim=-1), "keys": open_keys(call).sum(dim=-1)[place].cpu()}
+        values = {
+            "count": chosen.sum(dim=-1),
+            "keys": open_keys(call).sum(dim=-1)[place].cpu(),
+            "outputs": (taken & (not on_keys)).sum(dim=-1),
+            "kept": kept,
+        }
         edited: dict[str, Any] = {}
         for name, mass in zip(("before", "after"), masses, strict=bool(masses)):
             values[f"mass_{name}"] = torch.where(chosen, mass, 0.0).sum(dim=-1)
@@ -108,6 +132,11 @@ class _Editor:
         if self._mode and not masses:
             # Nothing chosen: the mass of no key is zero, not unknown.
             values |= {name: torch.zeros(chosen.shape[:2]) for name in ("mass_before", "mass_after")}
+        if acting.treated is not None:
+            treated = acting.treated[place][:, pick].cpu()
+            before = masses[0] if masses else torch.zeros(treated.shape)
+            values["treated_keys"] = treated.sum(dim=-1)
+            values["treated_mass"] = torch.where(treated, before, 0.0).sum(dim=-1)
         tokens = self._tokens.of(call, rows)
         seen = Seen.of(
             call,
@@ -117,8 +146,13 @@ class _Editor:
             tokens=tuple(tokens[row] for row in place.tolist()),
             values=values,
         )
-        first, second, third = (np.asarray(part) for part in places)
-        return Applied(seen, plan.edit.hash, (first, second, third), edited)
+        queried = (taken & (not on_keys)).nonzero(as_tuple=True)
+        return Applied(seen, plan.edit.hash, _arrays(places), _arrays(queried), edited)
+
+
+def _arrays(places: Sequence[Tensor]) -> Places:
+    first, second, third = (np.asarray(part) for part in places)
+    return first, second, third
 
 
 def _edited(call: AttentionCall, run: Run, edits: Sequence[ResolvedEdit]) -> Tensor:

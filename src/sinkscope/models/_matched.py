@@ -6,17 +6,25 @@ Each takes the keys in dependence of what the treatment would take in the same c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from sinkscope.attention import (
+    BottomMass,
+    Frozen,
     Keys,
+    NextMass,
+    RandomKeys,
     Segment,
     SelectionContext,
     Selector,
+    TopMass,
+    check_queries,
+    largest,
     match_mass,
+    open_queries,
     register_selector,
     selector_from_dict,
     stand_ins,
@@ -154,6 +162,43 @@ class MatchedMass(_Matched):
         yield from ctx.random.uniform(self.seed, (ATTEMPTS, *ctx.shape[1:])).unbind(1)[1:]
 
 
+@register_selector
+@dataclass(frozen=True)
+class MatchedQueries(Selector):
+    """As many queries in every row and head as another selector chooses keys there.
+
+    Those whose attention is most concentrated, as in `TopConcentration`.
+
+    Raises:
+        UsageError: on choosing, when there are fewer queries.
+    """
+
+    of: Selector
+    """The selector to match."""
+    queries: str | None = None
+    """Query group to choose from; None for image queries where the model has them, else all."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.of, Mapping):
+            object.__setattr__(self, "of", selector_from_dict(self.of))
+
+    @property
+    def side(self) -> str:
+        return "queries"
+
+    def required_queries(self) -> tuple[str | None, ...]:
+        return self.of.required_queries()
+
+    def must_see(self, step: int) -> bool:
+        return self.of.must_see(step)
+
+    def choose(self, ctx: SelectionContext) -> Tensor:
+        counts = self.of.choose(ctx).sum(-1, keepdim=True)
+        inside = open_queries(ctx, self.queries)
+        check_queries("The 'query' control", int(counts.max()), inside, ctx)
+        return largest(ctx.concentration(), inside[:, None].expand(ctx.query_shape), counts)
+
+
 def _draws(of: Selector, numbers: Tensor) -> Tensor:
     """One draw for all heads where the matched set is one for all heads."""
     return numbers[:, :1].expand_as(numbers) if shares_heads(of) else numbers
@@ -202,3 +247,17 @@ def _inside(mask: Tensor, other: Tensor) -> bool:
 def shares_heads(select: Selector) -> bool:
     """Whether a selector chooses one set for all heads of a row by definition."""
     return getattr(select, "shared_keys", None) is not None or isinstance(select, (Keys, Segment))
+
+
+def treatment(select: Selector) -> Selector | None:
+    """The selector whose control `select` is, where it can be told from `select` itself."""
+    if isinstance(select, Frozen):
+        inner = treatment(select.select)
+        return None if inner is None else replace(select, select=inner)
+    if isinstance(select, (_Matched, MatchedQueries)):
+        return select.of
+    if isinstance(select, RandomKeys):
+        return select.exclude
+    if isinstance(select, (BottomMass, NextMass)):
+        return TopMass(select.keys_per_head, select.shared_keys, select.queries)
+    return None

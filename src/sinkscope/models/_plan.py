@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,7 +13,7 @@ from sinkscope.attention import Frozen, KeyedRandom, ResolvedEdit, SelectionCont
 from sinkscope.errors import NoMatchError
 from sinkscope.models._call import AttentionCall, Site
 from sinkscope.models._edit import Edit
-from sinkscope.models._matched import NoKeys
+from sinkscope.models._matched import NoKeys, treatment
 from sinkscope.models._measure import group_name, group_queries, measure_call, open_keys
 from sinkscope.models._scope import StepScope, check_heads
 from sinkscope.models._sites import resolve_sites
@@ -27,12 +27,20 @@ class CallMass:
         self._call = call
         self._planned = planned
         self._mass: dict[str, Tensor] = {}
+        self._concentration: Tensor | None = None
 
     def __call__(self, group: str) -> Tensor:
         """Float32 `[row, head, key]` of a query group."""
         if group not in self._mass:
             self._mass |= measure_call(self._call, sorted({*self._planned, group} - set(self._mass))).mass
         return self._mass[group]
+
+    def concentration(self) -> Tensor:
+        """Largest softmax weight of every query, `[row, head, query]`."""
+        if self._concentration is None:
+            self._concentration = measure_call(self._call, ["all"], want=("concentration",)).concentration
+        assert self._concentration is not None  # it was asked for
+        return self._concentration
 
 
 class Plan:
@@ -78,7 +86,7 @@ class Plan:
     def resolve(
         self, call: AttentionCall, rows: tuple[RowId, ...], units: Units, mass: CallMass
     ) -> ResolvedEdit | None:
-        """The keys the edit takes in this call; None where it only looked.
+        """The keys (or queries) the edit takes in this call; None where it only looked.
 
         Raises:
             UsageError: an unknown head, segment or query segment, or a budget larger than the number of keys.
@@ -106,6 +114,20 @@ class Plan:
             random=keyed_random(call, rows, units),
         )
 
+    def treated(
+        self, call: AttentionCall, rows: tuple[RowId, ...], units: Units, mass: CallMass
+    ) -> Tensor | None:
+        """Of a control, the keys that its treatment would take in this call, bool `[row, head, key]`.
+
+        None where the edit is no control, or one that is not made from the keys of the treatment.
+        """
+        select = None if self.edit.control_info is None else treatment(self.edit.select)
+        if select is None:
+            return None
+        index = torch.tensor(self.scope_rows(call), device=call.q.device)
+        found = select.choose(self._context(call, rows, units, mass, index)).to(call.q.device)
+        return found.new_zeros(len(rows), *found.shape[1:]).index_copy(0, index, found)
+
     def scope_rows(self, call: AttentionCall) -> list[int]:
         """Rows of the branch the edit is limited to."""
         branch = self.edit.branch
@@ -122,10 +144,12 @@ class Plan:
             lambda name: mass(name)[index],
             keyed_random(call, [rows[row] for row in index.tolist()], units),
             groups=("all", *call.query_segments),
-            segments={
-                name: part if part.dim() == 1 else part[index.to(part.device)]
-                for name, part in call.key_segments.items()
+            segments=_rows_of(call.key_segments, index),
+            queries={
+                **_rows_of(call.query_segments, index),
+                "all": torch.ones(call.q.shape[2], dtype=torch.bool, device=call.q.device),
             },
+            concentration=lambda: mass.concentration()[index],
             step=call.step,
             device=call.q.device,
             allowed=open_keys(call)[index],
@@ -157,6 +181,10 @@ class Plan:
         else:
             reason = f"none of the steps that ran lies in steps={edit.steps!r}"
         raise NoMatchError(f"Edit {edit.hash} matched no attention call, so nothing was edited: {reason}.")
+
+
+def _rows_of(segments: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    return {name: part if part.dim() == 1 else part[index.to(part.device)] for name, part in segments.items()}
 
 
 def keyed_random(call: AttentionCall, rows: Sequence[RowId], units: Units) -> KeyedRandom:

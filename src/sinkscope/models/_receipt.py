@@ -83,7 +83,8 @@ class Receipt:
         parts = [self._table_columns(applied, ranks) for applied, ranks in self._ranked()]
         table = stack(parts, (*ORIGIN, *_EDITED, *_COMPARED, "queries", "edit", "evaluation"))
         # A site without a segment has no key there.
-        counts = {name: table[name].fillna(0).astype("int64") for name in table if name.startswith("keys_")}
+        names = [str(name) for name in table.columns if str(name).startswith("keys_")]
+        counts = {name: table[name].fillna(0).astype("int64") for name in names}
         return table.assign(**counts)
 
     def _table_columns(self, applied: Applied, ranks: list[int]) -> Columns:
