@@ -114,8 +114,8 @@ class Layout:
         return tokens
 
     def _text_masks(self, call: AttentionCall, evaluation: Evaluation, keys: list[Span]) -> dict[str, Tensor]:
-        """Parts of the text, where it has several, and its padding, row by row, where the tokens are
-        known."""
+        """Parts of the text, where it has several, and its begin mark, words and padding, row by row, where
+        the tokens are known."""
         text = next((span for span in keys if span.name == "text"), None)
         if text is None:
             return {}
@@ -124,13 +124,14 @@ class Layout:
         spans = [Span(part.name, text.start + part.start, text.start + part.stop) for part in parts]
         masks = _masks(spans, count, device) if len(parts) > 1 else {}
         rows = [self._row_tokens(evaluation, info.branch, info.unit, length) for info in call.rows]
-        padding = torch.zeros(len(rows), count, dtype=torch.bool)
-        if rows:
-            padding[:, text.start : text.stop] = torch.tensor(
-                [[t.role == "pad" for t in row] for row in rows]
-            )
-        if padding.any():
-            masks["padding"] = padding.to(device)
+        for name, role in (("bos", "bos"), ("content", "content"), ("padding", "pad")):
+            here = torch.zeros(len(rows), count, dtype=torch.bool)
+            if rows:
+                here[:, text.start : text.stop] = torch.tensor(
+                    [[t.role == role for t in row] for row in rows]
+                )
+            if here.any():
+                masks[name] = here.to(device)
         return masks
 
     # ---- identities
