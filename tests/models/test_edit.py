@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinkscope.attention import (
+    BottomMass,
     Frozen,
     Mask,
     MassAbove,
@@ -180,6 +181,9 @@ def test_a_control_says_what_it_matched() -> None:
     assert isinstance(frozen.select, Frozen) and frozen.select.step == 2
     below = Edit(Frozen(TopMass(keys_per_head=3, queries="text"))).control("next")
     assert below.select == Frozen(NextMass(keys_per_head=3, queries="text"))
+    inside = Edit(TopMass(shared_keys=3, within="text"))
+    assert inside.control("next").select == NextMass(shared_keys=3, within="text")
+    assert inside.control("bottom").select == BottomMass(shared_keys=3, within="text")
 
 
 def test_the_mass_control_counts_the_queries_that_the_receipt_of_the_treatment_counts() -> None:

@@ -145,10 +145,7 @@ class TopMass(_Budget):
 
     @override
     def choose(self, ctx: SelectionContext) -> Tensor:
-        candidates = _candidates(ctx)
-        if self.within is not None:
-            candidates = candidates & ctx.segment(self.within)[:, None]
-        return self._pick(ctx.mass(self.queries), candidates, ctx)
+        return self._pick(ctx.mass(self.queries), _candidates(ctx, self.within), ctx)
 
 
 @register_selector
@@ -158,6 +155,8 @@ class BottomMass(_Budget):
 
     queries: str | None = None
     """query group whose attention is counted; None = image queries where the model has them, else all"""
+    within: str | None = None
+    """rank the keys of this segment only"""
 
     @override
     def required_queries(self) -> tuple[str | None, ...]:
@@ -165,7 +164,7 @@ class BottomMass(_Budget):
 
     @override
     def choose(self, ctx: SelectionContext) -> Tensor:
-        return self._pick(-ctx.mass(self.queries), _candidates(ctx), ctx)
+        return self._pick(-ctx.mass(self.queries), _candidates(ctx, self.within), ctx)
 
 
 @register_selector
@@ -175,6 +174,8 @@ class NextMass(_Budget):
 
     queries: str | None = None
     """query group whose attention is counted; None = image queries where the model has them, else all"""
+    within: str | None = None
+    """rank the keys of this segment only"""
 
     @override
     def required_queries(self) -> tuple[str | None, ...]:
@@ -182,7 +183,7 @@ class NextMass(_Budget):
 
     @override
     def choose(self, ctx: SelectionContext) -> Tensor:
-        return self._pick(ctx.mass(self.queries), _candidates(ctx), ctx, skip=True)
+        return self._pick(ctx.mass(self.queries), _candidates(ctx, self.within), ctx, skip=True)
 
 
 @register_selector
@@ -211,9 +212,7 @@ class RandomKeys(_Budget):
 
     @override
     def choose(self, ctx: SelectionContext) -> Tensor:
-        candidates = _candidates(ctx)
-        if self.within is not None:
-            candidates = candidates & ctx.segment(self.within)[:, None]
+        candidates = _candidates(ctx, self.within)
         if self.exclude is not None:
             candidates = candidates & ~self.exclude.choose(ctx)
         scores = ctx.uniform(self.seed)
@@ -380,5 +379,6 @@ class Frozen(Selector):
         return torch.stack([ctx.memory[(self, row)] for row in rows]).to(ctx.device)
 
 
-def _candidates(ctx: SelectionContext) -> Tensor:
-    return ctx.candidates()[:, None].expand(ctx.shape)
+def _candidates(ctx: SelectionContext, within: str | None = None) -> Tensor:
+    keys = ctx.candidates()
+    return (keys if within is None else keys & ctx.segment(within))[:, None].expand(ctx.shape)

@@ -173,18 +173,14 @@ def _persistence(treated: Treated, seed: int) -> ControlParts:
 
 def _bottom(treated: Treated, seed: int) -> ControlParts:
     select = _ranked("bottom", treated.select, "have an opposite")
-    lowest = BottomMass(
-        keys_per_head=select.keys_per_head, shared_keys=select.shared_keys, queries=select.queries
-    )
+    lowest = BottomMass(select.keys_per_head, select.shared_keys, select.queries, select.within)
     text = "as many keys in every row and head, those of smallest mass"
     return ControlParts(lowest, treated.action, ("count per head", *treated.sharing), text, None)
 
 
 def _next(treated: Treated, seed: int) -> ControlParts:
     select = _ranked("next", treated.select, "have others ranked below")
-    below = NextMass(
-        keys_per_head=select.keys_per_head, shared_keys=select.shared_keys, queries=select.queries
-    )
+    below = NextMass(select.keys_per_head, select.shared_keys, select.queries, select.within)
     text = "as many keys in every row and head, those ranked just below the ones the treatment would take"
     return ControlParts(below, treated.action, ("count per head", *treated.sharing), text, None)
 

@@ -259,5 +259,5 @@ def treatment(select: Selector) -> Selector | None:
     if isinstance(select, RandomKeys):
         return select.exclude
     if isinstance(select, (BottomMass, NextMass)):
-        return TopMass(select.keys_per_head, select.shared_keys, select.queries)
+        return TopMass(select.keys_per_head, select.shared_keys, select.queries, select.within)
     return None
