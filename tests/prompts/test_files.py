@@ -154,6 +154,13 @@ def test_missing_files_folders_and_unknown_names_are_told_apart(tmp_path: Path) 
         prompts.load("geneva")
     with pytest.raises(UsageError, match="To use texts themselves as prompts, give a list"):
         prompts.load("a photo of a cat")
+    with pytest.raises(UsageError, match="Unknown prompt set ''"):
+        prompts.load("")
+    for wrong in (5, None, {"a": 1}, b"x"):
+        with pytest.raises(
+            UsageError, match="as prompts: expected 'shapes', 'geneval', 'geneval-balanced', the"
+        ):
+            prompts.load(wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="Prompt 1 is 7: expected a text"):
         prompts.load(["a cat", 7])  # type: ignore[list-item]
 
@@ -161,3 +168,9 @@ def test_missing_files_folders_and_unknown_names_are_told_apart(tmp_path: Path) 
 def test_records_and_texts_may_be_mixed(tmp_path: Path) -> None:
     record = prompts.load("geneval", 1)[0]
     assert prompts.load([record, "a cat"])[0] is record
+
+
+def test_a_path_may_start_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, "mine.txt", "a cat\n")
+    assert [record.text for record in prompts.load("~/mine.txt")] == ["a cat"]

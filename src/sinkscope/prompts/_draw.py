@@ -34,16 +34,26 @@ def of_tasks(
     Raises:
         UsageError: A task that the set does not have, or none named.
     """
-    if tasks is None:
-        return list(records)
-    wanted = (tasks,) if isinstance(tasks, str) else tuple(tasks)
-    if not wanted:
-        raise UsageError("tasks is empty: expected at least one task, or tasks=None for all.")
     known = list(dict.fromkeys(record.task for record in records))
+    wanted = named_tasks(tasks, known, source)
+    return [record for record in records if record.task in wanted]
+
+
+def named_tasks(tasks: str | Sequence[str] | None, known: Sequence[str], source: str) -> tuple[str, ...]:
+    """Return the known tasks that are asked for, in their order; all where `tasks` is None.
+
+    Raises:
+        UsageError: A task that is not known, or none named.
+    """
+    if tasks is None:
+        return tuple(known)
+    if not isinstance(tasks, str | Sequence) or not tasks:
+        raise UsageError(f"tasks={tasks!r}: expected a task, a list of at least one, or None for all.")
+    wanted = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     for task in wanted:
         if task not in known:
             raise unknown(f"task of {source}", task, known)
-    return [record for record in records if record.task in wanted]
+    return tuple(task for task in known if task in wanted)
 
 
 def draw(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -55,6 +56,8 @@ def load(
         SinkscopeError: GenEval cannot be generated with this NumPy.
     """
     _check(n, seed, repeats)
+    if split != "seen" and source != "shapes":
+        raise UsageError(f"split={split!r} is of 'shapes' only; {str(source)!r} has no splits. Leave it out.")
     if isinstance(source, str) and source == "shapes" and order == "stratified":
         return checked(shapes_prompts(n, seed=seed, split=split, tasks=tasks), "shapes")
     records, name = _everything(source, seed, split)
@@ -76,13 +79,19 @@ def _everything(
             return geneval(), "geneval"
         if str(source) == "geneval-balanced":
             return geneval_balanced(seed), "geneval-balanced"
-        return _from_file(Path(source)), str(source)
+        return _from_file(str(source)), str(source)
+    if not isinstance(source, Iterable) or isinstance(source, bytes | Mapping):
+        raise UsageError(
+            f"Got {source!r} as prompts: expected {', '.join(map(repr, NAMES))}, the path of a file, or a "
+            "list of texts."
+        )
     return [_record(index, item) for index, item in enumerate(source)], "the list of prompts"
 
 
-def _from_file(path: Path) -> list[PromptRecord]:
-    if path.suffix.lower() not in SUFFIXES and not path.exists():
-        error = unknown("prompt set", str(path), (*NAMES, f"or the path of a {', '.join(SUFFIXES)} file"))
+def _from_file(name: str) -> list[PromptRecord]:
+    path = Path(name).expanduser()
+    if not name.strip() or (path.suffix.lower() not in SUFFIXES and not path.exists()):
+        error = unknown("prompt set", name, (*NAMES, f"or the path of a {', '.join(SUFFIXES)} file"))
         raise UsageError(f"{error} To use texts themselves as prompts, give a list of them.")
     return read_file(path)
 
@@ -99,7 +108,7 @@ def _check(n: object, seed: object, repeats: object) -> None:
     for name, value, least in (("n", n, 1), ("seed", seed, 0)):
         if name == "n" and value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise UsageError(f"{name}={value!r}: expected a whole number from {least}.")
     if repeats not in get_args(Repeats):
         raise unknown("way to treat repeats", repeats, get_args(Repeats))

@@ -67,7 +67,8 @@ def _refuse_repeats(values: Mapping[int, str], found: list[PromptRecord], what: 
         first, second = repeated[0]
         more = f", and {len(repeated) - 1} more" if len(repeated) > 1 else ""
         remedy = (
-            'Keep each once with repeats="drop"; for several images of one prompt use several seeds.'
+            'Remove the repeats; in Python load(..., repeats="drop") keeps the first of each. For several '
+            "images of one prompt use several seeds."
             if what == "text"
             else "Give every prompt its own id, or none."
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sinkscope.errors import UsageError, unknown
+from sinkscope.prompts._draw import named_tasks
 from sinkscope.prompts._record import PromptRecord
 from sinkscope.shapes.grammar import TASKS, Caption, every, is_held_out
 
@@ -33,7 +34,7 @@ def shapes_prompts(
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    pools = {task: _ordered(task, seed, split) for task in _wanted(tasks)}
+    pools = {task: _ordered(task, seed, split) for task in named_tasks(tasks, TASKS, "shapes")}
     if n is None:
         chosen = {task: pool[:100] for task, pool in pools.items()}
     else:
@@ -46,19 +47,6 @@ def shapes_prompts(
         for task in chosen
         for index, caption in chosen[task]
     ]
-
-
-def _wanted(tasks: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Tasks in the order of the grammar."""
-    if tasks is None:
-        return TASKS
-    asked = (tasks,) if isinstance(tasks, str) else tuple(tasks)
-    if not asked:
-        raise UsageError("tasks is empty: expected at least one task, or tasks=None for all.")
-    for task in asked:
-        if task not in TASKS:
-            raise unknown("task of shapes", task, TASKS)
-    return tuple(task for task in TASKS if task in asked)
 
 
 def _ordered(task: str, seed: int, split: str) -> list[tuple[int, Caption]]:
