@@ -71,6 +71,21 @@ def test_what_a_run_holds(finished: Run) -> None:
     assert not [path for path in finished.folder.rglob(".tmp-*")]
 
 
+def test_the_run_says_how_closely_the_controls_matched(finished: Run) -> None:
+    table = finished.matches()
+    assert list(table.columns[:4]) == ["arm", "reference", "control_kind", "property"]
+    pairs = table[["arm", "reference"]].drop_duplicates().to_numpy().tolist()
+    assert pairs == [["sink_1", "random_1"], ["sink_3", "random_3"]]
+    assert set(table["control_kind"]) == {"count"}
+    counts = table[table["property"] == "count"].set_index("arm")
+    assert counts["treated"].to_dict() == counts["control"].to_dict() == {"sink_1": 1.0, "sink_3": 3.0}
+    assert counts["matched"].all()
+    mass = table[table["property"] == "mass"]
+    receipts = finished.receipts().groupby("arm")["mass_before"].mean()
+    assert list(mass["treated"]) == pytest.approx(list(receipts[mass["arm"]]))
+    assert list(mass["control"]) == pytest.approx(list(receipts[mass["reference"]]))
+
+
 def test_the_record_says_how_it_was_made(finished: Run) -> None:
     record = finished.record
     assert finished.study == tiny_study()

@@ -7,6 +7,7 @@ from ._control import ControlInfo
 from ._edit import Edit
 from ._intervene import intervene
 from ._load import load
+from ._match_table import match_table
 from ._observation import Observation
 from ._observe import observe
 from ._probe import Labels, probe_layout
@@ -33,6 +34,7 @@ __all__ = [
     "Token",
     "intervene",
     "load",
+    "match_table",
     "observe",
     "probe_layout",
     "resolve_sites",

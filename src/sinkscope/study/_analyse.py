@@ -15,6 +15,7 @@ import pandas as pd
 from sinkscope import stats
 from sinkscope.stats import Contrast
 from sinkscope.study import _files, _tables
+from sinkscope.study._matches import save_matches
 from sinkscope.study._record import budget
 from sinkscope.study._store import Store
 from sinkscope.study._study import Study
@@ -100,7 +101,8 @@ def _control_ladder(study: Study, arms: Mapping[str, float]) -> dict[str, float]
 
 def analyse(store: Store, study: Study) -> None:
     """Write `effects.parquet`, `dose.parquet`, `ratios.parquet`, `boundary.parquet` and
-    `leave_one_out.parquet` from `scores.parquet`, unless they already follow from it.
+    `leave_one_out.parquet` from `scores.parquet`, and `matches.parquet` from `receipts.parquet`, unless they
+    already follow from it.
 
     Raises:
         StoreError: The scores are missing or damaged.
@@ -112,6 +114,7 @@ def analyse(store: Store, study: Study) -> None:
         if not store.table_is_current(name, key):
             scores = store.table("scores") if scores is None else scores
             store.save_table(name, make(scores, study), key)
+    save_matches(store, study, contrasts(study))
 
 
 def _key(store: Store, study: Study) -> str:
