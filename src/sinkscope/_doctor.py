@@ -55,12 +55,18 @@ def _devices() -> None:
 
 
 def _embedded() -> bool:
-    """The embedded model: its folder and size."""
+    """The embedded models: their folders and sizes."""
+    from sinkscope.shapes import EMBEDDED
+
+    return all([_weights(name) for name in EMBEDDED])
+
+
+def _weights(name: str) -> bool:
     from sinkscope import shapes
 
-    print("\nembedded model 'shapes'")
+    print(f"\nembedded model {name!r}")
     try:
-        folder = Path(shapes.folder())
+        folder = Path(shapes.folder(name))
     except (SinkscopeError, FileNotFoundError) as error:
         print(f"  missing: {error}")
         return False

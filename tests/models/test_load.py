@@ -51,20 +51,21 @@ def test_folders_of_denoisers(saved: Path) -> None:
     assert len(sites(model)) == 3
 
 
-def test_the_embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["shapes", "shapes-unet"])
+def test_the_embedded_models(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import sinkscope.shapes
 
     given: dict[str, Any] = {}
-    monkeypatch.setattr(sinkscope.shapes, "load", lambda **options: given.update(options), raising=False)
-    load("shapes", device="cpu", dtype="bfloat16")
-    assert given == {"device": "cpu", "dtype": torch.bfloat16}
+    monkeypatch.setattr(sinkscope.shapes, "load", lambda name, **options: given.update(name=name, **options))
+    load(name, device="cpu", dtype="bfloat16")
+    assert given == {"name": name, "device": "cpu", "dtype": torch.bfloat16}
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("shape", "Unknown model 'shape'.*Did you mean 'shapes'"),
-        ("./nowhere", "Model './nowhere' does not exist. Expected 'shapes', a folder"),
+        ("./nowhere", "Model './nowhere' does not exist. Expected 'shapes', 'shapes-unet', a folder"),
         ("/no/such/folder", "does not exist"),
         ("missing.safetensors", "does not exist"),
         (3, "Got int, expected 'shapes'"),

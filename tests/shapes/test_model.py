@@ -86,6 +86,6 @@ def test_wilson_interval_is_the_textbook_one() -> None:
 
 
 def test_a_missing_model_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(shapes, "_MODEL", tmp_path)
+    monkeypatch.setitem(shapes._FOLDERS, "shapes", tmp_path)
     with pytest.raises(sk.errors.MissingWeightsError, match="train the model with"):
         sk.load("shapes")

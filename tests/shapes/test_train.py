@@ -9,7 +9,8 @@ from sinkscope import shapes
 from sinkscope.errors import UsageError
 from sinkscope.shapes.train.build import Size, token_ids
 from sinkscope.shapes.train.checkpoint import Checkpoint
-from sinkscope.shapes.train.denoiser import Plan, Trainee, train_denoiser
+from sinkscope.shapes.train.denoiser import Trainee, train_denoiser
+from sinkscope.shapes.train.loop import Plan
 from sinkscope.shapes.train.muon import Muon, _orthogonal
 from sinkscope.shapes.train.vae import build_vae, train_vae
 from sinkscope.shapes.train.warm import warm_start
@@ -39,7 +40,7 @@ def train(folder: Path, data: dict[str, torch.Tensor], plan: Plan) -> dict[str, 
 def test_a_resumed_run_ends_with_the_same_weights(
     tmp_path: Path, data: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sinkscope.shapes.train import denoiser
+    from sinkscope.shapes.train import denoiser, loop
 
     plan = Plan(steps=6, batch=4)
     whole = train(tmp_path / "whole", data, plan)
@@ -51,7 +52,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(denoiser, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 2)
     monkeypatch.setattr(denoiser, "_loss", cut)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", data, plan)

@@ -1,8 +1,8 @@
 """Getting a pipeline from a name.
 
-"shapes" is the embedded model; a built pipeline or module passes through; a folder, a hub id or a single
-`.safetensors` file goes to diffusers. Only safetensors are read: pickled checkpoints could run code. What
-goes wrong is said in one sentence, with the report of diffusers as its cause.
+"shapes" and "shapes-unet" are the embedded models; a built pipeline or module passes through; a folder, a hub
+id or a single `.safetensors` file goes to diffusers. Only safetensors are read: pickled checkpoints could run
+code. What goes wrong is said in one sentence, with the report of diffusers as its cause.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ..errors import MissingDependencyError, MissingWeightsError, SinkscopeError, UsageError, unknown
+from ..shapes import EMBEDDED
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SINGLE_FILE = {
@@ -39,8 +40,8 @@ def load(
     """Return a pipeline, or a bare denoiser, ready to be observed.
 
     Args:
-        model: "shapes", a hub id, a folder written by `save_pretrained` (of a pipeline or a denoiser), one
-            `.safetensors` checkpoint, or a pipeline or module that is built already.
+        model: "shapes" or "shapes-unet", a hub id, a folder written by `save_pretrained` (of a pipeline or a
+            denoiser), one `.safetensors` checkpoint, or a pipeline or module that is built already.
         device: Where to put it; None leaves it where it is.
         dtype: Floating-point type or its name, for example "bfloat16"; None keeps the stored one.
 
@@ -53,9 +54,9 @@ def load(
     if not isinstance(model, (str, Path)):
         return _moved(_checked(model), device, dtype)
     name = str(model)
-    if name == "shapes":
+    if name in EMBEDDED:
         shapes: Any = importlib.import_module("sinkscope.shapes")
-        return shapes.load(device=device, dtype=dtype)
+        return shapes.load(name, device=device, dtype=dtype)
     path = Path(name).expanduser()
     if path.is_dir():
         return _moved(_from_folder(path, dtype), device, None)
@@ -63,11 +64,11 @@ def load(
         return _moved(_from_file(path, dtype), device, None)
     if path.is_absolute() or path.suffix == ".safetensors" or name.startswith((".", "~")):
         raise UsageError(
-            f"Model {name!r} does not exist. Expected 'shapes', a folder written by save_pretrained, "
-            "a .safetensors file or a hub id."
+            f"Model {name!r} does not exist. Expected 'shapes', 'shapes-unet', a folder written by "
+            "save_pretrained, a .safetensors file or a hub id."
         )
     if not _HUB_ID.fullmatch(name):
-        raise unknown("model", name, ["shapes", "owner/name on the hub", "a folder"])
+        raise unknown("model", name, [*EMBEDDED, "owner/name on the hub", "a folder"])
     return _moved(_from_hub(name, dtype), device, None)
 
 
@@ -84,8 +85,8 @@ def _checked(model: Any) -> Any:
     if isinstance(model, nn.Module) or isinstance(getattr(model, "components", None), dict):
         return model
     raise UsageError(
-        f"Got {type(model).__name__}, expected 'shapes', a hub id, a folder, a .safetensors file, a "
-        "pipeline or a torch module."
+        f"Got {type(model).__name__}, expected 'shapes', 'shapes-unet', a hub id, a folder, a .safetensors "
+        "file, a pipeline or a torch module."
     )
 
 

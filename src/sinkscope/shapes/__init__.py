@@ -1,11 +1,11 @@
-"""The embedded model and its world: a real, trained SD3-architecture pipeline that paints scenes of coloured
-shapes.
+"""The embedded models and their world: real, trained pipelines that paint scenes of coloured shapes.
 
     pipe = sinkscope.load("shapes")
     pipe("a photo of a red circle").images[0]
 
-The weights lie in this package as a plain diffusers folder (`folder()`), which
-`StableDiffusion3Pipeline.from_pretrained` loads as well; then pass the settings of `defaults()`.
+"shapes" has the architecture of Stable Diffusion 3, "shapes-unet" that of Stable Diffusion XL with the same
+text encoders and autoencoder. The weights lie in this package as plain diffusers folders (`folder()`), which
+`DiffusionPipeline.from_pretrained` loads as well; then pass the settings of `defaults()`.
 """
 
 from __future__ import annotations
@@ -14,58 +14,70 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sinkscope.errors import MissingWeightsError
+from sinkscope.errors import MissingWeightsError, unknown
 
 if TYPE_CHECKING:
     import torch
 
-    from sinkscope.shapes._pipeline import ShapesPipeline
+    from sinkscope.shapes._pipeline import ShapesPipeline, ShapesUnetPipeline
 
-__all__ = ["clip_folder", "defaults", "folder", "load", "training_record"]
+__all__ = ["EMBEDDED", "clip_folder", "defaults", "folder", "load", "training_record"]
 
-_MODEL = Path(__file__).parent / "model"
+EMBEDDED = ("shapes", "shapes-unet")
+"""Names of the embedded models."""
+_FOLDERS = {
+    "shapes": Path(__file__).parent / "model",
+    "shapes-unet": Path(__file__).parent / "unet",
+}
 
 
-def folder() -> Path:
-    """Return the folder of the embedded pipeline."""
-    return _existing(_MODEL / "pipeline")
+def folder(name: str = "shapes") -> Path:
+    """Return the folder of an embedded pipeline."""
+    return _existing(name, "pipeline")
 
 
 def clip_folder() -> Path:
     """Return the folder of the embedded CLIP, trained on the same scenes."""
-    return _existing(_MODEL / "clip")
+    return _existing("shapes", "clip")
 
 
-def training_record() -> dict[str, Any]:
-    """Return how the embedded model was trained: command, steps, sizes, versions, measured accuracy."""
-    record: dict[str, Any] = json.loads(_existing(_MODEL / "training.json").read_text())
+def training_record(name: str = "shapes") -> dict[str, Any]:
+    """Return how an embedded model was trained: command, steps, sizes, versions, measured accuracy."""
+    record: dict[str, Any] = json.loads(_existing(name, "training.json").read_text())
     return record
 
 
-def load(device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ShapesPipeline:
-    """Load the embedded pipeline, which paints 64 x 64 pixels with `defaults()` unless told otherwise."""
-    from sinkscope.shapes._pipeline import ShapesPipeline
+def load(
+    name: str = "shapes", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> ShapesPipeline | ShapesUnetPipeline:
+    """Load an embedded pipeline, which paints 64 x 64 pixels with `defaults(name)` unless told otherwise."""
+    from sinkscope.shapes._pipeline import open_pipeline
 
-    options = {} if dtype is None else {"torch_dtype": dtype}
-    pipe: ShapesPipeline = ShapesPipeline.from_pretrained(folder(), local_files_only=True, **options)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = open_pipeline(folder(name), **({} if dtype is None else {"torch_dtype": dtype}))
     if device is not None:
         pipe.to(device)
     return pipe
 
 
-def defaults() -> dict[str, Any]:
-    """Return the settings the model is made for: steps, guidance scale and length of the T5 text."""
-    from sinkscope.shapes._pipeline import DEFAULTS
+def defaults(name: str = "shapes") -> dict[str, Any]:
+    """Return the settings an embedded model is made for: steps, guidance scale and, for T5, text length."""
+    from sinkscope.shapes._pipeline import ShapesPipeline, ShapesUnetPipeline
 
-    return dict(DEFAULTS)
+    if name not in EMBEDDED:
+        raise unknown("embedded model", name, EMBEDDED)
+    kind = ShapesUnetPipeline if name == "shapes-unet" else ShapesPipeline
+    return dict(kind.defaults)
 
 
-def _existing(path: Path) -> Path:
+def _existing(name: str, part: str) -> Path:
+    if name not in EMBEDDED:
+        raise unknown("embedded model", name, EMBEDDED)
+    path = _FOLDERS[name] / part
     if not path.exists():
+        option = " --model unet" if name == "shapes-unet" else ""
         raise MissingWeightsError(
-            f"The embedded model is not in this installation: {path.name!r} is missing from {path.parent}. "
-            "Install sinkscope from a complete wheel or checkout, or train the model with "
-            "`python -m sinkscope.shapes.train`."
+            f"The embedded model {name!r} is not in this installation: {part!r} is missing from "
+            f"{path.parent}. Install sinkscope from a complete wheel or checkout, or train the model with "
+            f"`python -m sinkscope.shapes.train{option}`."
         )
     return path

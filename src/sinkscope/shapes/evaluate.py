@@ -30,13 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--write", action="store_true", help="add the result to training.json")
     args = parser.parse_args(argv)
-    from sinkscope.shapes._pipeline import DEFAULTS, ShapesPipeline
+    from sinkscope.shapes._pipeline import open_pipeline
 
+    pipe = open_pipeline(args.model / "pipeline")
     if args.guidance is None:
-        args.guidance = DEFAULTS["guidance_scale"]
-
-    pipe = ShapesPipeline.from_pretrained(args.model / "pipeline", local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
+        args.guidance = pipe.defaults["guidance_scale"]
     result: dict[str, Any] = {"steps": args.steps, "guidance": args.guidance}
     for split, n in (("seen", args.n), ("heldout", args.heldout)):
         if n:

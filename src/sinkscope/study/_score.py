@@ -18,6 +18,7 @@ import pandas as pd
 from sinkscope import metrics
 from sinkscope.errors import MissingWeightsError, StoreError, UsageError, unknown
 from sinkscope.prompts import PromptRecord
+from sinkscope.shapes import EMBEDDED
 from sinkscope.study import _files
 from sinkscope.study._plan import Plan, Unit
 from sinkscope.study._progress import Meter
@@ -51,7 +52,7 @@ def check_metrics(
     for name in names:
         if name not in known:
             raise unknown("metric", name, known)
-        if name == "clip_t" and model != "shapes" and not options.get(name, {}).get("checkpoint"):
+        if name == "clip_t" and model not in EMBEDDED and not options.get(name, {}).get("checkpoint"):
             raise UsageError(
                 "Metric 'clip_t' by default uses the embedded CLIP, which knows coloured shapes only, and "
                 f"the model is {model!r}. Name a checkpoint: a folder or a hub id, for example "

@@ -48,7 +48,7 @@ class Study:
     """
 
     model: str = "shapes"
-    """"shapes" (embedded), a local pipeline folder, or a hub id."""
+    """"shapes" or "shapes-unet" (embedded), a local pipeline folder, or a hub id."""
     prompts: str | tuple[PromptRecord, ...] = "shapes"
     """A prompt set by name, a file, or the prompts themselves (texts or `PromptRecord`s)."""
     arms: Mapping[str, ArmLike] = field(default_factory=dict)

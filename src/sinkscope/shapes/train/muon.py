@@ -17,10 +17,10 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum for matrices [out, in].
+    """Orthogonalised momentum for matrices [out, in] and convolutions, taken as [out, in * height * width].
 
     Args:
-        params: Two-dimensional parameters.
+        params: Parameters of two or more dimensions.
         lr: Learning rate, on the scale of AdamW's.
         momentum: Nesterov momentum.
         weight_decay: Decoupled weight decay.
@@ -41,13 +41,14 @@ class Muon(torch.optim.Optimizer):
                     continue
                 buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 buffer.lerp_(p.grad, 1 - group["momentum"])
-                shapes.setdefault(p.shape, []).append((p, p.grad.lerp(buffer, group["momentum"])))
+                update = p.grad.lerp(buffer, group["momentum"]).flatten(1)
+                shapes.setdefault(update.shape, []).append((p, update))
             for shape, pairs in shapes.items():
                 updates = _orthogonal(torch.stack([update for _, update in pairs]))
                 scale = 0.2 * max(shape) ** 0.5
                 for (p, _), update in zip(pairs, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update, alpha=-group["lr"] * scale)
+                    p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
 
 
 def _orthogonal(update: Tensor, iterations: int = 5) -> Tensor:
