@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 TOPICS = (
-    "index observe intervene studies prompts run-folder verdicts metrics embedded-model errors footguns"
+    "index observe intervene studies prompts run-folder verdicts compare power metrics embedded-model "
+    "errors footguns"
 ).split()
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)

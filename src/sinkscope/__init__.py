@@ -36,7 +36,19 @@ _HOME = {
     "Run": "sinkscope.study",
     "run": "sinkscope.study",
 }
-_ROOMS = ("attention", "models", "shapes", "prompts", "metrics", "stats", "study", "report", "errors")
+_ROOMS = (
+    "attention",
+    "models",
+    "shapes",
+    "prompts",
+    "metrics",
+    "stats",
+    "identity",
+    "study",
+    "recipes",
+    "report",
+    "errors",
+)
 
 __all__ = ["__version__", *_HOME, *_ROOMS]
 

@@ -212,3 +212,9 @@ def test_a_file_that_cannot_be_written_is_refused_by_name(
 ) -> None:
     with pytest.raises(UsageError, match="ends in .csv, .md, .tex|does not exist"):
         write(table, tmp_path / name)
+
+
+def test_every_column_and_quantity_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    quantities = {entry.quantity for entry in published()} - {"runtime"}
+    assert not [name for name in (*COLUMNS, *quantities) if f"`{name}`" not in page]
