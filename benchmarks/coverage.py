@@ -1,6 +1,6 @@
 """Do the intervals hold what they promise? Simulated studies with a known truth.
 
-    OMP_NUM_THREADS=1 nice -n 5 python benchmarks/coverage.py [--studies 2000] [--draws 2000]
+    OMP_NUM_THREADS=1 nice -n 5 python benchmarks/coverage.py [--studies 5000] [--draws 2000]
 
 Prints the tables of docs/power.md: how often 95 % intervals hold the true mean, how often TOST accepts
 equivalence when the true effect lies exactly at the margin, how often the tests reject when nothing is there,
@@ -100,6 +100,8 @@ def coverage(studies: int, draws: int) -> None:
                 if name.startswith("0/1"):
                     low, high = stats.paired_proportions(rows)
                     hits["proportions"].append((low <= truth) & (truth <= high))
+                if name.startswith("0/1"):
+                    continue
                 # The true effect is put at either margin; four standard errors keep the other one out of it.
                 margin = 4 * sd / np.sqrt(n)
                 for side in (margin, -margin):
@@ -110,6 +112,8 @@ def coverage(studies: int, draws: int) -> None:
                         false[method].append(p & (low > -margin) & (high < margin))
             cells = [percent(hits[m]) if hits[m] else "" for m in hits]
             out.append([name if n == SIZES[0] else "", str(n), *cells])
+            if name.startswith("0/1"):
+                continue
             sides = [f"{100 * np.concatenate(false[k][s::2]).mean():.1f}" for k in false for s in (0, 1)]
             accepted.append([name if n == SIZES[0] else "", str(n), *sides])
     head = ["differences", "n", "BCa", "percentile", "studentised", "t", "paired proportions"]
@@ -117,6 +121,33 @@ def coverage(studies: int, draws: int) -> None:
     parts = ("TOST", "TOST and BCa", "TOST and studentised")
     head = ["differences", "n", *(f"{part}, {side}" for part in parts for side in ("+m", "-m"))]
     table("True effect at the margin: accepted as equivalent, of 100", head, accepted)
+
+
+def flips(studies: int, draws: int) -> None:
+    """0/1 scores whose accuracy truly changes by the margin 0.1 (12 % of the prompts gain, 2 % lose)."""
+    out = []
+    for n in (*SIZES, 1000):
+        accepted: dict[str, list[np.ndarray]] = {"tost": [], "bca": [], "t and proportions": [], "power": []}
+        for rows, rng in chunks("flips", n, binary(0.02, 0.12), studies):
+            p = stats.tost(rows, 0.1).p < 0.05
+            bca = stats.mean_interval(rows, levels=(0.90,), draws=draws, rng=rng)[0]
+            wide = stats.paired_proportions(rows, level=0.90)
+            rule = p & (bca.low > -0.1) & (bca.high < 0.1)
+            accepted["tost"].append(p)
+            accepted["bca"].append(rule)
+            accepted["t and proportions"].append(rule & (wide.low > -0.1) & (wide.high < 0.1))
+            same = binary(0.03, 0.03)(rng, len(rows), n)
+            low, high = stats.paired_proportions(same, level=0.90)
+            accepted["power"].append((stats.tost(same, 0.1).p < 0.05) & (low > -0.1) & (high < 0.1))
+        out.append([str(n), *map(percent, accepted.values())])
+    head = [
+        "n",
+        "TOST",
+        "TOST and BCa",
+        "the rule: and paired proportions",
+        "the rule, true change 0 (6 % flip)",
+    ]
+    table("0/1 scores, true change at the margin 0.1: accepted as equivalent, of 100", head, out)
 
 
 def tests(studies: int, draws: int) -> None:
@@ -215,11 +246,11 @@ def threshold(studies: int, draws: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--studies", type=int, default=2000, help="simulated studies per case")
+    parser.add_argument("--studies", type=int, default=5000, help="simulated studies per case")
     parser.add_argument("--draws", type=int, default=2000, help="bootstrap draws")
     arguments = parser.parse_args()
     began = time.perf_counter()
-    for part in (coverage, tests, ratio, seeds, threshold):
+    for part in (coverage, flips, tests, ratio, seeds, threshold):
         part(arguments.studies, arguments.draws)
     print(f"\n{arguments.studies} studies per case, {arguments.draws} draws", end=", ")
     print(f"{time.perf_counter() - began:.0f} s")

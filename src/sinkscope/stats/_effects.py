@@ -17,7 +17,7 @@ import pandas as pd
 
 from sinkscope.errors import UsageError, unknown
 
-from ._intervals import Method
+from ._intervals import Method, paired_proportions
 from ._margin import SEED, resolve_margins
 from ._scores import LEAST_PAIRS, Complete, Scores, check_names, complete, read_scores, refuse_gaps
 from ._summary import NAN, Adjusted, Sample, Summary, adjust, summarise
@@ -205,12 +205,14 @@ def _family(cell: _Cell, family: Family) -> tuple[object, ...]:
 def _row(cell: _Cell, found: Summary, adjusted: Adjusted, index: int, *, level: float) -> dict[str, Any]:
     d, margin, contrast, p_holm = cell.sample.values, cell.margin, cell.contrast, adjusted.holm[index]
     p_tost = float(tost(d, margin).p) if d.size >= 2 and not np.isnan(margin) else NAN
+    flips = _flip_interval(cell)
     ruling = verdict(
         p_holm=p_holm,
         ci=found.ci,
         level=level,
         p_tost=p_tost,
-        ci90=found.ci90,
+        # Where few prompts flip, BCa and t are too narrow; equivalence must hold in the wider interval.
+        ci90=(min(found.ci90[0], flips[0]), max(found.ci90[1], flips[1])) if flips else found.ci90,
         margin=margin,
         identical=d.size >= 2 and not d.any(),
     )
@@ -241,6 +243,15 @@ def _row(cell: _Cell, found: Summary, adjusted: Adjusted, index: int, *, level: 
     }
 
 
+def _flip_interval(cell: _Cell) -> tuple[float, float] | None:
+    """90 % interval for paired proportions where both arms scored 0 or 1 and some prompts differ in it."""
+    d = cell.sample.values
+    if d.size < 2 or not np.isin(cell.case.values, (0.0, 1.0)).all() or np.unique(cell.case.values).size < 2:
+        return None
+    low, high = paired_proportions(d, level=0.90)
+    return float(low), float(high)
+
+
 def _notes(cell: _Cell, d: np.ndarray, found: Summary, *, nonzero: bool) -> list[str]:
     notes = []
     if cell.case.missing:
@@ -252,14 +263,22 @@ def _notes(cell: _Cell, d: np.ndarray, found: Summary, *, nonzero: bool) -> list
         notes.append("the margin was measured on this arm: not tested against it")
     if d.size < 2:
         return [*notes, f"{d.size} prompts: nothing to test"]
+    flips = _flip_interval(cell)
     if not d.any():
         notes.append("every pair is identical: zero-width interval, equivalent for any margin")
+        if flips:
+            notes.append(f"a 0/1 score: {d.size} prompts do not exclude differences up to {flips[1]:.2g}")
     elif d.min() == d.max():
         notes.append(
             "every difference is the same number: zero-width interval, p from the exact sign-flip test"
         )
     elif np.isnan(found.ci[0]):
         notes.append("BCa interval undefined for these values")
+    changed = np.count_nonzero(d)
+    if d.any() and changed < 10 <= d.size:
+        notes.append(f"{changed} of {d.size} prompts differ: too few to trust the interval")
+    if flips and max(-flips[0], flips[1]) >= cell.margin > max(-found.ci90[0], found.ci90[1]):
+        notes.append("not equivalent: the interval for paired proportions reaches beyond the margin")
     if d.size < 10:
         notes.append(f"{d.size} prompts only: too few to trust the interval")
     reference = cell.case.values[1]

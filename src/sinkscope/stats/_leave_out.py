@@ -41,7 +41,7 @@ def leave_one_task_out(
 
     Returns:
         Columns `LEAVE_OUT_COLUMNS`; `effect_all` and `verdict_all` are those of the whole table, `changes`
-        says whether the verdict differs from it or the effect has the other sign.
+        says whether the verdict differs from it (or "different" points the other way).
 
     Raises:
         UsageError: Fewer than two tasks, and whatever `effects` refuses.
@@ -71,7 +71,7 @@ def leave_one_task_out(
     for task in tasks:
         part = analyse(scores[scores["task"].astype(str) != task])
         part = part.assign(left_out=task, effect_all=whole["effect"], verdict_all=whole["verdict"])
-        turned = np.sign(part["effect"]) != np.sign(part["effect_all"])
+        turned = (part["verdict"] == "different") & (part["direction"] != whole["direction"])
         frames.append(part.assign(changes=(part["verdict"] != part["verdict_all"]) | turned))
     out = pd.concat(frames, ignore_index=True)
     return out.sort_values(["metric", "contrast"], kind="stable", ignore_index=True)[list(LEAVE_OUT_COLUMNS)]

@@ -89,7 +89,8 @@ def _row(
     row: Mapping[Hashable, Any], effect: float | None, margin: float | None, power: float
 ) -> dict[str, Any]:
     n, sd, alpha = int(row["n_prompts"]), float(row["sd"]), 1 - float(row["level"])
-    out = {name: row[name] for name in ("metric", "contrast", "kind")} | {"n_prompts": n, "sd": sd}
+    out = {name: row[name] for name in ("metric", "contrast", "kind")} | {"asked": "", "note": ""}
+    out |= {"n_prompts": n, "sd": sd}
     if n < 2 or not sd > 0:
         reason = f"{n} prompts" if n < 2 else "the differences do not vary"
         return out | {"note": f"no standard deviation to go by: {reason}"}
@@ -98,7 +99,6 @@ def _row(
         "detectable_effect": detectable_effect(n, sd, power=power, alpha=alpha),
         "detectable_effect_holm": detectable_effect(n, sd, power=power, alpha=alpha / family),
         "detectable_margin": detectable_margin(n, sd, power=power, alpha=TOST_ALPHA),
-        "note": "",
     }
     if effect is None and margin is None:
         own = float(row.get("margin", NAN))

@@ -89,7 +89,9 @@ def _margins(study: Study) -> None:
     for name, margin in study.margins.items():
         if name not in study.metrics:
             raise unknown("metric in margins (expected one of the study's metrics)", name, study.metrics)
-        if margin != CALIBRATED:
+        if margin == CALIBRATED:
+            _seed_noise(study, name)
+        else:
             if isinstance(margin, str):
                 raise unknown(f"margin of {name} (or a number)", margin, (CALIBRATED,))
             _number(f"margin of {name}", margin, 0.0, math.inf)
@@ -102,6 +104,17 @@ def _margins(study: Study) -> None:
                 "margin nothing is ever called equivalent. Declare the smallest difference that would matter "
                 f"before looking at results, for example margins={{{name!r}: 0.01}}, or {CALIBRATED!r}."
             )
+
+
+def _seed_noise(study: Study, metric: str) -> None:
+    reseeded = [name for name in study.arms if study.arm(name).seed_shift and not study.edits(name)]
+    if len(study.seeds) < 2 and not reseeded:
+        raise UsageError(
+            f"The margin of {metric!r} is to be measured between seeds, but seeds={list(study.seeds)} gives "
+            "one image per prompt. Use two seeds or more, for example seeds=[0, 1], or add an arm without "
+            "edits and with other seeds (for a distance to the baseline's image only that will do): "
+            "Arm(seed_shift=1000). Or declare the margin as a number."
+        )
 
 
 def _noise(study: Study) -> None:
