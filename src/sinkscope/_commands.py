@@ -7,6 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sinkscope._preset_commands import compare as compare
+from sinkscope._stats_commands import power as power
 from sinkscope.errors import SinkscopeError, UsageError
 
 if TYPE_CHECKING:
@@ -51,10 +53,11 @@ def run(arguments: Namespace) -> int:
 def _study_of(arguments: Namespace, pipe: Any) -> Study:
     """The default study of a model."""
     from sinkscope.models import sites
+    from sinkscope.shapes import EMBEDDED
     from sinkscope.study import Study
     from sinkscope.study._default_arms import default_arms
 
-    shapes = arguments.model == "shapes"
+    shapes = arguments.model in EMBEDDED
     prompts = arguments.prompts or ("shapes" if shapes else None)
     if prompts is None:
         raise UsageError(

@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sinkscope {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
-    for add in (_demo, _run, _score, _report, _observe, _sites, _doctor):
+    for add in (_demo, _run, _score, _report, _compare, _power, _observe, _sites, _doctor):
         add(commands)
     return parser
 
@@ -100,7 +100,7 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--out", type=Path, help="run folder (default: runs/<name>-<hash>)")
     _common(parser)
     own = parser.add_argument_group("without a study file")
-    own.add_argument("--model", help="'shapes', a pipeline folder, or a hub id")
+    own.add_argument("--model", help="'shapes', 'shapes-unet', a pipeline folder, or a hub id")
     own.add_argument(
         "--prompts",
         help="'shapes', 'geneval', or a prompt file such as .txt or .csv (default: shapes for shapes)",
@@ -140,9 +140,38 @@ def _report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
 
 
+def _compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="a run of one of the paper's presets beside the published numbers",
+        description="Every cell of the run with its interval, beside what the paper's release states about "
+        "it. Cells that are not stated stay empty.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--out", type=Path, help="write the table as .csv (all columns), .md or .tex")
+    parser.add_argument("--notes", action="store_true", help="print the remarks on the rows too")
+
+
+def _power(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "power",
+        help="what a finished run could have found, and how many prompts another one needs",
+        description="From the spread between prompts of a finished run: the smallest effect it could find, "
+        "the smallest margin it could stay inside, and the prompts needed for --effect or --margin.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--metric", help="one metric (default: all)")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--effect", type=float, help="a difference to be found, in the metric's units")
+    asked.add_argument("--margin", type=float, help="a margin to stay inside (default: the study's own)")
+    parser.add_argument("--power", type=float, default=0.8, help="chance of success (default: 0.8)")
+
+
 def _observe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("observe", help="generate one image and show its sinks")
-    parser.add_argument("model", metavar="MODEL", help="'shapes', a pipeline folder, or a hub id")
+    parser.add_argument(
+        "model", metavar="MODEL", help="'shapes', 'shapes-unet', a pipeline folder, or a hub id"
+    )
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--layers", type=numbers, metavar="0,3-5", help="layers to watch (default: all)")
     parser.add_argument("--kind", help="joint, self, cross, temporal or all, where blocks hold several sites")
@@ -158,7 +187,9 @@ def _observe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _sites(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("sites", help="list the attention sites of a model")
-    parser.add_argument("model", metavar="MODEL", help="'shapes', a pipeline folder, or a hub id")
+    parser.add_argument(
+        "model", metavar="MODEL", help="'shapes', 'shapes-unet', a pipeline folder, or a hub id"
+    )
 
 
 def _doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
