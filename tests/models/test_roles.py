@@ -90,6 +90,8 @@ def test_what_the_edited_keys_lose_the_others_gain(sd3: Any) -> None:
     by_kind = edited.fillna({"role": "-", "encoder": "-"}).groupby(names)[["mass_before", "mass_after"]].sum()
     by_kind = by_kind / heads
     ours = taken.fillna({"role": "-", "encoder": "-"}).set_index(names)["removed"].reindex(by_kind.index)
+    edited_mass = taken.groupby(place)["edited"].sum()
+    np.testing.assert_allclose(edited_mass, told["mass_before"].reindex(edited_mass.index), rtol=1e-5)
     np.testing.assert_allclose(ours, by_kind["mass_before"] - by_kind["mass_after"], rtol=1e-4, atol=1e-7)
 
 

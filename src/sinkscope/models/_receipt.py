@@ -186,9 +186,10 @@ class Receipt:
         """Who takes the mass over: what each segment and role loses and gains, averaged over heads.
 
         Returns:
-            `step timestep branch unit layer site segment role encoder removed gain mass_before mass_after
-            queries edit evaluation`. `removed` is what the edited keys of that kind lose, `gain` what its
-            other keys gain; over kinds both sums are equal where one edit acts on the call.
+            `step timestep branch unit layer site segment role encoder edited removed gain mass_before
+            mass_after queries edit evaluation`. `edited` is the mass of the edited keys of that kind before
+            the edit, `removed` what they lose by it, `gain` what its other keys gain; over kinds these two
+            are equal where one edit acts on the call.
 
         Raises:
             UsageError: the block was not opened with `receipt="full"`.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FROM = "from_"
 ROLE_COLUMNS = (*KIND_COLUMNS, "keys", "mass")
-TAKEOVER_COLUMNS = (*KIND_COLUMNS, "removed", "gain", "mass_before", "mass_after")
+TAKEOVER_COLUMNS = (*KIND_COLUMNS, "edited", "removed", "gain", "mass_before", "mass_after")
 
 
 def query_streams(call: AttentionCall) -> list[str]:
@@ -69,6 +69,7 @@ def takeover_columns(applied: Applied, ranks: list[int], units: Units) -> Column
     edited[applied.places] = True
     change = after - before
     parts = {
+        "edited": np.where(edited, before, 0.0).mean(axis=1),
         "removed": np.where(edited, -change, 0.0).mean(axis=1),
         "gain": np.where(edited, 0.0, change).mean(axis=1),
         "mass_before": before.mean(axis=1),

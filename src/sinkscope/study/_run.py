@@ -19,6 +19,7 @@ from sinkscope.errors import StoreError, unknown
 from sinkscope.study import _files, _record
 from sinkscope.study._analyse import analyse
 from sinkscope.study._plan import Plan, make_plan, resolve_prompts
+from sinkscope.study._sinks import SinkTables
 from sinkscope.study._store import RECORD, Store
 from sinkscope.study._study import ANALYSIS_FIELDS, Study
 
@@ -41,7 +42,7 @@ class Images(Mapping[str, Image.Image]):
         return len(self._units)
 
 
-class Run:
+class Run(SinkTables):
     """A run folder, read."""
 
     def __init__(self, folder: str | Path) -> None:

@@ -40,7 +40,7 @@ TABLES = {
     "roles": f"{ORIGIN} segment role encoder keys mass queries arm",
     "receipts": f"{ORIGIN} head keys share_of_keys mass_before mass_after outputs kept edit arm",
     "replacements": f"{ORIGIN} head rank key segment position token role encoder gain arm",
-    "takeover": f"{ORIGIN} segment role encoder removed gain mass_before mass_after edit arm",
+    "takeover": f"{ORIGIN} segment role encoder edited removed gain mass_before mass_after edit arm",
 }
 """Tables that tasks write, with the columns a reader may rely on even where there is no row."""
 

@@ -1,0 +1,88 @@
+"""What a run says about its sinks: the tables of `sinkscope.identity`, made from the files of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from sinkscope import identity
+from sinkscope.identity._compensation import budgets_of
+from sinkscope.study._store import Store
+
+if TYPE_CHECKING:
+    from sinkscope.study._plan import Plan
+    from sinkscope.study._study import Study
+
+
+class SinkTables:
+    """The part of `Run` that is about sinks; intervals have the level of the study."""
+
+    _store: Store
+    plan: Any
+    study: Any
+
+    def roles(self) -> pd.DataFrame:
+        """Mass by segment and role (`Observation.roles`), with unit and arm."""
+        return self._store.table("roles")
+
+    def takeover(self) -> pd.DataFrame:
+        """Which segments and roles took the mass over (`Receipt.takeover`), with unit and arm; may be
+        empty."""
+        return self._store.table("takeover")
+
+    def sinks(self) -> pd.DataFrame:
+        """Every sink that was seen, with its identity and how long it stays (`identity.persistence`)."""
+        return identity.persistence(self._store.table("traces"))
+
+    def identity(
+        self, by: Sequence[str] = ("branch",), parts: Sequence[str] = ("segment", "role")
+    ) -> pd.DataFrame:
+        """Shares of sinks, mass and keys by segment and role (`sinkscope.identity.identity`).
+
+        Args:
+            by: What is told apart: of `branch`, `layer`, `site`, `step`.
+            parts: What makes a kind: of `segment`, `role`, `encoder`, `kind` and `class`.
+        """
+        traces, roles = self._store.table("traces"), self.roles()
+        level = self.study.level
+        return identity.identity(traces, roles, units=self._units(), by=by, parts=parts, level=level)
+
+    def overlap(self, *, pairs: bool = False) -> pd.DataFrame:
+        """How far sets of sinks agree between steps, layers, branches, seeds and prompts, beside chance.
+
+        Args:
+            pairs: Tell every pair of steps and of layers (`identity.overlap_pairs`) instead of their means
+                with intervals (`identity.overlap`).
+        """
+        traces, units = self._store.table("traces"), self._units()
+        if pairs:
+            return identity.overlap_pairs(traces, units=units)
+        return identity.overlap(traces, units=units, level=self.study.level)
+
+    def compensation(self) -> pd.DataFrame:
+        """How much mass each edit removes, who takes most of it, and what grows later
+        (`identity.compensation`); arms whose replacements were recorded."""
+        study: Study = self.study
+        budgets = budgets_of({arm: study.edits(arm) for arm in study.arm_names})
+        return identity.compensation(
+            self._store.table("receipts"),
+            self._store.table("replacements"),
+            summary=self._store.table("summary"),
+            budgets=budgets,
+            units=self._units(),
+            level=study.level,
+        )
+
+    def takers(
+        self, by: Sequence[str] = ("branch",), parts: Sequence[str] = ("segment", "role")
+    ) -> pd.DataFrame:
+        """Which segments and roles lose and gain when keys are removed (`identity.takers`)."""
+        level = self.study.level
+        return identity.takers(self.takeover(), units=self._units(), by=by, parts=parts, level=level)
+
+    def _units(self) -> pd.DataFrame:
+        plan: Plan = self.plan
+        rows = [(unit.id, unit.prompt.id, unit.seed) for unit in plan.units]
+        return pd.DataFrame(rows, columns=["unit", "prompt_id", "seed"])
