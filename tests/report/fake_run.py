@@ -278,6 +278,26 @@ def receipts(sinks: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def matches(budgets: Sequence[int], receipt: pd.DataFrame) -> pd.DataFrame:
+    """How closely the random arms match the sink arms, as `Run.matches()` has it."""
+    rows = []
+    for budget in budgets:
+        mass = receipt.groupby("arm")["mass_before"].mean()
+        treated, control = mass[f"sink_{budget}"], mass[f"random_{budget}"]
+        for name, segment, first, second, good in (
+            ("count", "", budget, budget, True),
+            ("mass", "", treated, control, False),
+            ("segment", "text", 0.85, 0.38, False),
+            ("segment", "image", 0.15, 0.62, False),
+            ("persistence", "", 0.8, 0.02, False),
+        ):
+            row = {"arm": f"sink_{budget}", "reference": f"random_{budget}", "control_kind": "count"}
+            row |= {"property": name, "segment": segment, "treated": float(first), "control": float(second)}
+            row |= {"ratio": second / first, "in_call": math.nan, "tolerance": 0.05, "matched": good}
+            rows.append({**row, "calls": 96})
+    return pd.DataFrame(rows)
+
+
 def study_dict(
     table: pd.DataFrame, made: Mapping[str, Any], seeds: Sequence[int], steps: int, metrics: Sequence[str]
 ) -> dict[str, Any]:
@@ -340,7 +360,9 @@ def make(
     effects(long, contrasts).to_parquet(folder / "effects.parquet")
     sinks.to_parquet(folder / "traces.parquet")
     summary(sinks, rng).to_parquet(folder / "summary.parquet")
-    receipts(sinks, list(made)).to_parquet(folder / "receipts.parquet")
+    received = receipts(sinks, list(made))
+    received.to_parquet(folder / "receipts.parquet")
+    matches(budgets, received).to_parquet(folder / "matches.parquet")
     text = yaml.safe_dump(study_dict(table, made, seeds, steps, metrics), sort_keys=False)
     (folder / "study.yaml").write_text(text, encoding="utf-8")
     return folder

@@ -237,3 +237,153 @@ def test_arms_with_a_sampling_of_their_own_are_told_apart() -> None:
     assert "guidance 2.0, against weak" in read["weak_sink"].text
     assert read["weak_sink"].family != read["sink"].family
     assert read["weak_sink"].dose != read["sink"].dose
+
+
+def matched(*rows: tuple[str, str, str, float, float, bool]) -> pd.DataFrame:
+    """Rows of `Run.matches()`: reference, property, segment, treated, control, matched."""
+    return pd.DataFrame(
+        [
+            {
+                "arm": "sink_" + reference.rpartition("_")[2],
+                "reference": reference,
+                "control_kind": "count",
+                "property": name,
+                "segment": segment,
+                "treated": treated,
+                "control": control,
+                "ratio": control / treated,
+                "in_call": np.nan,
+                "tolerance": 0.05,
+                "matched": good,
+                "calls": 40,
+            }
+            for reference, name, segment, treated, control, good in rows
+        ]
+    )
+
+
+COUNT = ("random_1", "count", "", 1.0, 1.0, True)
+MASS = ("random_1", "mass", "", 0.2, 0.2, True)
+SEGMENT = ("random_1", "segment", "text", 0.9, 0.88, True)
+LIGHT = ("random_1", "mass", "", 0.2, 0.04, False)
+ELSEWHERE = ("random_1", "segment", "text", 0.9, 0.4, False)
+
+
+def said_of(
+    fake: ModuleType,
+    table_of_matches: pd.DataFrame | None,
+    effects: pd.DataFrame,
+    budgets: tuple[int, ...] = (1,),
+) -> tuple[str, str]:
+    arms = read_arms({"arms": fake.arms(budgets)})
+    headline = words.headline(effects, arms, table_of_matches)
+    answer = words.specificity(effects, arms, table_of_matches).answer
+    assert ("specific" in headline.lower()) == ("specific" in answer.lower())
+    return headline, answer
+
+
+def test_only_a_fully_matched_control_makes_an_effect_specific_to_sinks(fake: ModuleType) -> None:
+    effects = table(contrast("rmse", 1, 0.2, "different"))
+    for text in said_of(fake, matched(COUNT, MASS, SEGMENT), effects):
+        assert text.endswith(
+            "This is specific to sinks: the control took as many keys, of as much mass, in the same segments."
+        )
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ((COUNT, LIGHT, SEGMENT), "The keys of the control held 5.0 times less mass, so this does not show"),
+        (
+            (COUNT, MASS, ELSEWHERE),
+            "The keys of the control lay in other segments (40 % in text, the sinks 90 %), so",
+        ),
+        (
+            (("random_1", "count", "", 2.0, 3.0, False), MASS, SEGMENT),
+            "The keys of the control were 1.5 times more, so this does not",
+        ),
+        (
+            (COUNT, LIGHT, ELSEWHERE),
+            "held 5.0 times less mass and lay in other segments (40 % in text, the sinks 90 %), so this",
+        ),
+        ((COUNT, ("random_1", "mass", "", 0.2, 0.2, False), SEGMENT), "held as much mass on average but not"),
+        ((COUNT, ("random_1", "mass", "", 0.2, np.nan, False), SEGMENT), "held an unknown mass, so"),
+        ((COUNT, ("random_1", "mass", "", 0.2, 0.0, False), SEGMENT), "held no mass, so"),
+        ((COUNT, ("random_1", "mass", "", 0.2, 0.21, False), SEGMENT), "held as much mass on average"),
+        ((COUNT, ("random_1", "mass", "", 0.2, 0.212, False), SEGMENT), "held 1.1 times more mass, so"),
+        ((COUNT, MASS), "lay in segments that were not recorded, so this does not show"),
+        ((MASS, SEGMENT), "were an unknown number, so"),
+    ],
+)
+def test_what_is_not_matched_is_named_and_nothing_is_called_specific(
+    fake: ModuleType, rows: tuple[tuple[str, str, str, float, float, bool], ...], why: str
+) -> None:
+    for text in said_of(fake, matched(*rows), table(contrast("rmse", 1, 0.2, "different"))):
+        assert why in text and "specific" not in text.lower()
+        assert text.endswith("so this does not show that being a sink matters.")
+
+
+def test_without_a_table_of_matches_nothing_is_called_specific(fake: ModuleType) -> None:
+    effects = table(contrast("scene", 1, -0.2, "different"))
+    for matches in (None, matched(("random_5", "count", "", 5.0, 5.0, True))):
+        for text in said_of(fake, matches, effects):
+            assert "How closely the control matches was not measured, so this does not show" in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "effect", "verdict"),
+    [("rmse", 0.2, "inconclusive"), ("rmse", 0.0, "equivalent"), ("rmse", -0.2, "different")],
+)
+def test_no_claim_needs_no_match(fake: ModuleType, metric: str, effect: float, verdict: str) -> None:
+    """Nothing differs, or the control moves the image further: there is no claim about sinks to bound."""
+    effects = table(contrast(metric, 1, effect, verdict))
+    for rows in ((COUNT, MASS, SEGMENT), (COUNT, LIGHT, ELSEWHERE)):
+        for text in said_of(fake, matched(*rows), effects):
+            assert "specific" not in text.lower() and "control" not in text
+
+
+def test_matched_and_unmatched_controls_are_told_apart(fake: ModuleType) -> None:
+    effects = table(contrast("rmse", 1, 0.2, "different"), contrast("rmse", 5, 0.3, "different"))
+    five = [("random_5", "count", "", 5.0, 5.0, True), ("random_5", "mass", "", 0.4, 0.2, False)]
+    rows = matched(COUNT, MASS, SEGMENT, *five, ("random_5", "segment", "text", 0.9, 0.9, True))
+    for text in said_of(fake, rows, effects, (1, 5)):
+        assert "Specific to sinks is the difference in sink_1 against random_1, where" in text
+        assert "Elsewhere: the keys of the control held 2.0 times less mass, which does not" in text
+    both = matched(COUNT, LIGHT, SEGMENT, *five, ("random_5", "segment", "text", 0.9, 0.9, True))
+    assert "held 2.0 to 5.0 times less mass, so" in said_of(fake, both, effects, (1, 5))[0]
+
+
+def test_a_control_of_equal_mass_is_compared_in_words_of_its_own(fake: ModuleType) -> None:
+    made = fake.arms((1,))
+    control = {"of": "abc", "kind": "mass", "matched": ["mass"], "text": "as much mass"}
+    mass = {"select": {"MatchedMass": {"of": {"TopMass": {"keys_per_head": 1}}}}, "control": control}
+    arms = read_arms({"arms": {"sink_1": made["sink_1"], "mass_1": mass}})
+    assert (arms["mass_1"].control, arms["mass_1"].role) == ("mass", "other")
+    row = contrast("rmse", 1, 0.2, "different") | {"reference": "mass_1"}
+    rows = [("mass_1", "count", "", 1.0, 30.0, False), ("mass_1", "mass", "", 0.2, 0.2, True)]
+    said = words.headline(table(row), arms, matched(*rows, ("mass_1", "segment", "text", 0.9, 0.9, True)))
+    assert said.startswith(
+        "Removing sinks changes the image more than removing random keys of as much mass. "
+    )
+    assert "were 30.0 times more, so this does not show" in said
+    point = words.specificity(table(row), arms).points[0]
+    assert point.lead.endswith("1 key per head against as much mass")
+    assert words.specific_rows(table(row), arms) == []
+
+
+def test_controls_of_equal_number_keep_the_budget_of_their_treatment() -> None:
+    top = {"TopMass": {"keys_per_head": 5}}
+    control = {"of": "abc", "matched": [], "text": "t"}
+    arms = read_arms(
+        {
+            "arms": {
+                "segment": {
+                    "select": {"MatchedRandom": {"of": top}},
+                    "control": control | {"kind": "segment"},
+                },
+                "stay": {"select": {"StandIns": {"of": top}}, "control": control | {"kind": "persistence"}},
+                "next": {"select": {"NextMass": {"keys_per_head": 5}}, "control": control | {"kind": "next"}},
+            }
+        }
+    )
+    assert [(a.role, a.budget) for a in arms.values()][1:] == [("segment", 5), ("segment", 5), ("other", 5)]

@@ -11,14 +11,16 @@ from typing import Any, Literal
 import pandas as pd
 
 Role = Literal["baseline", "sink", "random", "bottom", "segment", "null", "value", "other"]
+COUNTED = frozenset({"MatchedRandom", "StandIns"})
+"""Selectors that take as many keys as another one."""
 BUDGETS = ("keys_per_head", "shared_keys")
 CONTROLS = frozenset({"random", "segment"})
 SINK_SELECTORS = frozenset({"TopMass", "MassAbove"})
 SELECTOR_ROLES: dict[str, Role] = {"RandomKeys": "random", "BottomMass": "bottom"}
 CONTROL_ROLES: dict[str, Role] = {
     "count": "random",
-    "mass": "random",
     "random": "random",
+    "persistence": "segment",
     "bottom": "bottom",
     "null": "null",
     "segment": "segment",
@@ -38,6 +40,8 @@ class Arm:
     """The edit without its budget: arms of one family form a dose-response."""
     scope: str = ""
     """The arm's name where another arm of the same role has the same budget."""
+    control: str = ""
+    """Kind of control, as in `Edit.control`; empty where the arm is none."""
 
     @property
     def dose(self) -> str:
@@ -79,7 +83,10 @@ def _arm(name: str, edit: Any) -> Arm:
     if not edits:
         return Arm(name, "null", text="an empty edit")
     budget, kind = _budget(edits[0].get("select"))
-    return Arm(name, _role(edits[0]), budget, kind, "; then ".join(_words(e) for e in edits), _family(edits))
+    text = "; then ".join(_words(e) for e in edits)
+    arm = Arm(name, _role(edits[0]), budget, kind, text, _family(edits))
+    control = edits[0].get("control")
+    return replace(arm, control=str(control.get("kind", ""))) if isinstance(control, Mapping) else arm
 
 
 def _sampled(name: str, arm: Mapping[str, Any]) -> Arm:
@@ -118,7 +125,9 @@ def _selector(select: Any) -> tuple[str, Mapping[str, Any]]:
 
 
 def _budget(select: Any) -> tuple[int | None, str]:
-    fields = _selector(select)[1]
+    name, fields = _selector(select)
+    if name in COUNTED:
+        return _budget(fields.get("of"))
     for kind in BUDGETS:
         if isinstance(fields.get(kind), int):
             return int(fields[kind]), kind

@@ -23,6 +23,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "summary": ("step", "mean_top1", "keys"),
     "receipts": ("arm", "mass_before", "mass_after"),
     "replacements": ("arm", "segment", "gain"),
+    "matches": ("arm", "reference", "property", "treated", "control", "ratio", "matched"),
     "dose": ("metric", "task", "series", "slope", "ci_low", "ci_high"),
 }
 PURPOSE = {
@@ -32,7 +33,7 @@ PURPOSE = {
     "summary": "no sink mass over steps and layers",
     "receipts": "no proof of what the edits removed",
 }
-OPTIONAL = frozenset({"replacements", "dose"})
+OPTIONAL = frozenset({"matches", "replacements", "dose"})
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from sinkscope.errors import StoreError
 from sinkscope.report import _fig_dynamics as fig_dynamics
 from sinkscope.report import _fig_effects as fig_effects
+from sinkscope.report import _matching as matching
 from sinkscope.report import _metrics as metrics
 from sinkscope.report import _tables as tables
 from sinkscope.report import _verdicts as verdicts
@@ -75,16 +76,16 @@ def render(data: RunData) -> str:
 
 def context(data: RunData) -> dict[str, Any]:
     """All the values of the template."""
-    effects, scores = data.table("effects"), data.table("scores")
+    effects, scores, matches = (data.table(name) for name in ("effects", "scores", "matches"))
     arms = read_arms(data.study, _arm_names(data))
     gallery = build_gallery(data.folder, scores, arms)
     return {
         "title": str(data.study.get("name", data.folder.name)),
-        "headline": words.headline(effects, arms),
+        "headline": words.headline(effects, arms, matches),
         "findings": [
             sinks(_described(data, "traces"), _described(data, "summary"), scores),
             words.removal(effects, arms),
-            words.specificity(effects, arms),
+            words.specificity(effects, arms, matches),
             words.drift(effects, arms),
         ],
         "board": verdicts.board(words.specific_rows(effects, arms), arms),
@@ -100,6 +101,7 @@ def context(data: RunData) -> dict[str, Any]:
         "gallery": gallery,
         "triplets": pairs(arms, effects),
         "sorts": _sorts(gallery),
+        "matches": matching.table(matches),
         **_dynamics_context(data),
         **_tables_context(data, arms),
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from sinkscope.report import _matching as matching
 from sinkscope.report import _metrics as metrics
 from sinkscope.report._arms import Arm
 from sinkscope.report._format import capital, count, estimate, is_missing, listing, number
@@ -54,9 +55,20 @@ def rows_of(
 
 
 def specific_rows(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> list[Row]:
-    """Sink removal minus its random control (count- or segment-matched)."""
-    rows = rows_of(effects, "edit-control", arms, frozenset({"sink"}))
-    return [r for r in rows if r["reference"] in arms and arms[r["reference"]].role in ("random", "segment")]
+    """Sink removal minus a control of as many random keys."""
+    return [r for r in control_rows(effects, arms) if arms[r["reference"]].role in ("random", "segment")]
+
+
+def control_rows(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> list[Row]:
+    """Sink removal minus a control of random keys: as many, or as much mass."""
+    rows = [
+        r
+        for r in rows_of(effects, "edit-control", arms, frozenset({"sink"}))
+        if r["reference"] in arms
+        and (arms[r["reference"]].role in ("random", "segment") or arms[r["reference"]].control == "mass")
+    ]
+    # Controls by number first: the headline and the scoreboard are about those.
+    return sorted(rows, key=lambda r: arms[r["reference"]].control == "mass")
 
 
 def _grouped(rows: list[Row]) -> dict[str, list[Row]]:
@@ -176,18 +188,21 @@ def _why_not(effects: pd.DataFrame | None, else_: str) -> str:
     return "the run holds no effects" if effects is None else else_
 
 
-def specificity(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> Finding:
-    """Whether sinks matter more than as many random keys."""
+def specificity(
+    effects: pd.DataFrame | None, arms: Mapping[str, Arm], matches: pd.DataFrame | None = None
+) -> Finding:
+    """Whether sinks matter more than random keys, and whether that is a matter of being sinks."""
     question = "Is that more than removing as many random tokens would do?"
-    rows = specific_rows(effects, arms)
+    rows = control_rows(effects, arms)
     if not rows:
-        why = _why_not(effects, "no arm that removes as many random keys was compared with a sink arm")
+        why = _why_not(effects, "no arm that removes random keys was compared with a sink arm")
         return Finding(
             question, f"Cannot be said: {why}. Any change above may come from removing keys at all."
         )
     answer = "Compared with random removal. " + _patterns(_grouped(rows), arms)
+    answer = f"{answer} {matching.verdict(rows, matches)}".strip()
     points = [
-        Point(f"{_name(r)}, {arms[r['arm']].dose}", numbers(r), str(r["verdict"]))
+        Point(f"{_name(r)}, {_against(r, arms)}", numbers(r), str(r["verdict"]))
         for r in rows
     ]  # fmt: skip
     texts = list(dict.fromkeys(arms[r["reference"]].text for r in rows))
@@ -195,6 +210,11 @@ def specificity(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> Findin
     if any(metrics.words(str(r["metric"])).away for r in rows):
         note += ' "Further" and "closer" are distances to the baseline image.'
     return Finding(question, answer, points, note + remarks(rows))
+
+
+def _against(row: Row, arms: Mapping[str, Arm]) -> str:
+    mass = arms[row["reference"]].control == "mass"
+    return arms[row["arm"]].dose + (" against as much mass" if mass else "")
 
 
 def drift(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> Finding:
@@ -232,9 +252,17 @@ def _bare(row: Row) -> str:
     return f"{number(row['effect'], signed=True)} ({row['verdict']})"
 
 
-def headline(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> str:
-    """One sentence: what the comparison of sinks with random keys allows to be said."""
-    rows = specific_rows(effects, arms)
+AS_MANY = "as many random keys"
+AS_HEAVY = "random keys of as much mass"
+
+
+def headline(
+    effects: pd.DataFrame | None, arms: Mapping[str, Arm], matches: pd.DataFrame | None = None
+) -> str:
+    """What the comparison of sinks with random keys allows to be said, and whether it is about sinks."""
+    every = control_rows(effects, arms)
+    many = specific_rows(effects, arms)
+    rows, other = (many, AS_MANY) if many else (every, AS_HEAVY)
     if not rows:
         if rows_of(effects, "arm-baseline", arms, frozenset({"sink"})):
             return (
@@ -244,15 +272,15 @@ def headline(effects: pd.DataFrame | None, arms: Mapping[str, Arm]) -> str:
         return "This run does not compare sink removal with anything yet."
     away = [r for r in rows if metrics.words(str(r["metric"])).away]
     rest = [r for r in rows if not metrics.words(str(r["metric"])).away]
-    clauses = [_distance_clause(away)] if away else []
-    clauses += [_outcome_clause(part, m, first=not away) for m, part in _grouped(rest).items()]
-    return capital("; ".join(clauses)) + "."
+    clauses = [_distance_clause(away, other)] if away else []
+    clauses += [_outcome_clause(part, m, other if not away else "") for m, part in _grouped(rest).items()]
+    return f"{capital('; '.join(clauses))}. {matching.verdict(every, matches)}".strip()
 
 
-def _distance_clause(rows: list[Row]) -> str:
+def _distance_clause(rows: list[Row], other: str) -> str:
     words = [distance_change(r) for r in rows]
     n, further, closer = len(rows), words.count("further"), words.count("closer")
-    than = "than removing as many random keys"
+    than = f"than removing {other}"
     if further and closer:
         both = f"in {further} and less in {closer} of {n} comparisons"
         return f"removing sinks changes the image more {than} {both}"
@@ -260,7 +288,7 @@ def _distance_clause(rows: list[Row]) -> str:
         word = "more" if further else "less"
         return f"removing sinks changes the image {word} {than}{_part(further or closer, n)}"
     if words.count("equivalent") == n:
-        return "removing sinks changes the image as much as removing as many random keys, within the margins"
+        return f"removing sinks changes the image as much as removing {other}, within the margins"
     return f"whether removing sinks changes the image more {than} stays open"
 
 
@@ -268,10 +296,10 @@ def _part(k: int, n: int) -> str:
     return "" if k == n else f" in {k} of {n} comparisons"
 
 
-def _outcome_clause(rows: list[Row], metric: str, *, first: bool) -> str:
+def _outcome_clause(rows: list[Row], metric: str, other: str) -> str:
     words = [change(r) for r in rows]
     n, name = len(rows), metrics.metric_name(metric)
-    against = " after removing sinks than after removing as many random keys" if first else ""
+    against = f" after removing sinks than after removing {other}" if other else ""
     for one, other in (("lower", "higher"), ("higher", "lower")):
         if one in words and other not in words:
             k = words.count(one)
