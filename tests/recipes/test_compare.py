@@ -15,6 +15,8 @@ from sinkscope.errors import NonFiniteError, UsageError
 from sinkscope.recipes._compare import COLUMNS, compare
 from sinkscope.recipes._compare_write import readable, title, write
 from sinkscope.recipes._published import published
+from sinkscope.study import Study
+from sinkscope.study._analyse import NO_EFFECTS
 
 
 @pytest.fixture(scope="module")
@@ -138,22 +140,65 @@ def test_kinds_of_sinks_are_shares_of_the_strongest_keys() -> None:
     assert row(table, "share_index0", "share", "baseline")["ours"] == 0.25
 
 
-def test_curves_map_the_papers_layers_onto_the_watched_ones() -> None:
-    made = study("paper/table1:corrected")
+@pytest.mark.parametrize("model", ["tiny", "stabilityai/stable-diffusion-3-medium-diffusers"])
+def test_curves_map_the_papers_layers_onto_those_of_the_model(model: str) -> None:
+    made = study("paper/table1:corrected", model=model)
+    # Of a model whose depth is not known (any more) the three watched layers count; SD3 has its own.
+    six, twelve, eighteen = (2, 4, 6) if model == "tiny" else (6, 12, 18)
     rows = [
         {"unit": f"{p.id}-s0", "arm": "baseline", "layer": layer, "step": step, "mean_top1": top}
         for p in PROMPTS
-        for layer in (2, 4, 6)
+        for layer in (six, twelve, eighteen, *(() if model == "tiny" else (7,)))
         for step, top in enumerate((0.1, 0.3 + layer / 100, 0.2))
     ]
     table = compare(MemoryRun(made, {"summary": pd.DataFrame(rows)}))
     curves = table[(table["metric"] == "mean_top1") & (table["quantity"] == "curve")].set_index("at")
-    start, peak = curves.loc["layer 4, start"], curves.loc["layer 4, peak"]
+    start, peak = curves.loc[f"layer {twelve}, start"], curves.loc[f"layer {twelve}, peak"]
     assert start["ours"] == pytest.approx(0.1) and start["published"] == 0.071
-    assert "layer 4 here stands for layer 12 there" in start["note"]
-    assert peak["ours"] == pytest.approx(0.34) and peak["published"] == 0.105
+    assert ("layer 4 here stands for layer 12 there" in start["note"]) == (model == "tiny")
+    assert peak["ours"] == pytest.approx(0.3 + twelve / 100) and peak["published"] == 0.105
     assert "at step 1 of 3" in peak["note"]
-    assert math.isnan(curves.loc["layer 2, peak"]["published"])
+    assert math.isnan(curves.loc[f"layer {six}, peak"]["published"])
+
+
+def test_the_embedded_models_layers_stand_at_the_same_fractions() -> None:
+    from sinkscope.recipes._compare import _facts, _layers_of_the_paper
+
+    model = _facts("shapes")
+    assert model is not None
+    n = model.layers
+    assert _layers_of_the_paper(model, []) == {6: n // 4, 12: n // 2, 18: 3 * n // 4}
+
+
+def test_a_study_of_the_unedited_model_alone_is_compared() -> None:
+    made = Study(name="paper/table1:corrected:demo", prompts=PROMPTS, arms={}, metrics=())
+    nothing = pd.DataFrame({"unit": [], "arm": [], "metric": [], "value": [], "status": []})
+    run = MemoryRun(made, {"scores": nothing})
+    run.effects = lambda: pd.DataFrame(columns=NO_EFFECTS.split())  # type: ignore[method-assign]
+    table = compare(run)
+    assert table["ours"].notna().sum() == 1 and row(table, "n_prompts", "count", "")["ours"] == 16
+    assert (table["source"] != "").sum() > 20
+
+
+def test_kinds_of_sites_of_a_unet_are_told_apart() -> None:
+    rows = [
+        {"unit": f"{p.id}-s0", "arm": "baseline", "rank": 0, "key": 3, "role": None, **about}
+        for p in PROMPTS
+        for about in ({"site": "a.attn1", "segment": "image"}, {"site": "a.attn2", "segment": "text"})
+    ]
+    made = study("paper/table5:corrected", model="stabilityai/stable-diffusion-xl-base-1.0")
+    table = compare(MemoryRun(made, {"traces": pd.DataFrame(rows)}))
+    shares = table[table["metric"] == "share_text_sinks"].set_index("at")
+    assert shares["ours"].to_dict() == {"kind self": 0.0, "kind cross": 1.0}
+    assert shares.loc["kind cross"]["published"] == 1.0 and math.isnan(shares.loc["kind self"]["published"])
+    assert shares.loc["kind cross"]["published_model"] == "SDXL base 1.0"
+
+
+def test_faults_that_the_corrected_run_does_not_have_are_named() -> None:
+    corrected = row(compare(MemoryRun(study())), "lpips", "mean", "sink_1")["note"]
+    assert "known faults D9, D12, of which this run does not have D9, D12" in corrected
+    released = row(compare(MemoryRun(study("paper/table6:as_released"))), "lpips", "mean", "sink_1")["note"]
+    assert released.endswith("known faults D9, D12")
 
 
 def test_seeds_are_averaged_within_a_prompt() -> None:
@@ -171,8 +216,9 @@ def test_a_run_with_too_few_scores_is_refused() -> None:
 
 
 def test_a_run_of_no_preset_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"'demo', which is no preset.*sinkscope presets"):
-        compare(MemoryRun(study("demo")))
+    for name in ("demo", "paper/table99:corrected"):
+        with pytest.raises(UsageError, match=rf"{name!r}, which is no preset.*sinkscope presets"):
+            compare(MemoryRun(study(name)))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".md", ".tex"])

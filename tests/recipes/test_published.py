@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from sinkscope.recipes import _published
+from sinkscope.recipes import _published, preset
 from sinkscope.recipes._published import FILE, Published, defects, published
 
 QUANTITIES = {
@@ -148,3 +148,15 @@ def test_tables_without_stored_numbers_have_no_values_invented() -> None:
 def test_an_unknown_preset_has_no_numbers() -> None:
     assert published("paper/table99") == []
     assert len(_published._document()["entries"]) == len(ALL) > 70
+
+
+@pytest.mark.parametrize("name", sorted({name for entry in ALL for name in entry.presets}))
+def test_its_arms_are_those_of_the_presets(name: str) -> None:
+    table = preset(name)
+    study = table.study("as_released", model=table.paper_model, scale="full")
+    for entry in published(name):
+        if entry.quantity in ("mean", "effect", "ratio", "reduction", "share"):
+            assert {entry.arm, entry.reference or "baseline"} <= set(study.arm_names)
+            known = entry.metric in study.metrics
+            assert known or entry.metric in ("mass", "mass_before", "share_text_sinks", "share_index0")
+    assert name in (table.name, *table.aliases)

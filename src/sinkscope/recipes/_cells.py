@@ -161,11 +161,23 @@ def distance_metrics(study: Study) -> list[str]:
     return [name for name in study.metrics if "reference" in metrics.get(name, **options.get(name, {})).needs]
 
 
-def attention_cells(run: Run, *, curves: bool) -> Iterator[dict[str, Any]]:
-    """Removed mass per arm, what the baseline's sinks are, and statistics over steps."""
+def attention_cells(run: Run, *, curves: bool, by_kind: bool) -> Iterator[dict[str, Any]]:
+    """Removed mass per arm, what the baseline's sinks are, and statistics over steps.
+
+    Args:
+        run: The run.
+        curves: Also follow statistics over steps.
+        by_kind: Tell self- and cross-attention apart (UNets).
+    """
     prompt_of = {unit.id: unit.prompt.id for unit in run.plan.units}
     yield from _removed(_with_prompt(run.receipts(), prompt_of), run.study)
-    yield from _shares(_with_prompt(run.traces(), prompt_of), run.study)
+    traces = _with_prompt(run.traces(), prompt_of)
+    if by_kind and "site" in traces:
+        cross = traces["site"].str.contains("attn2", regex=False)
+        yield from _shares(traces[~cross], run.study, {"kind": "self"})
+        yield from _shares(traces[cross], run.study, {"kind": "cross"})
+    else:
+        yield from _shares(traces, run.study, {})
     if curves:
         yield from _curves(_with_prompt(run.summary(), prompt_of), run.study)
 
@@ -193,7 +205,7 @@ def _removed(receipts: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:
             yield cell("mass", "reduction", note=note, **about)
 
 
-def _shares(traces: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:
+def _shares(traces: pd.DataFrame, study: Study, at: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What share of the unedited model's strongest keys (one per head) is text, begin mark, or key 0."""
     if not {"rank", "segment", "prompt_id"} <= set(traces):
         return
@@ -208,7 +220,7 @@ def _shares(traces: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:
     }
     for name, flag in flags.items():
         rows = top.assign(flag=flag.astype(float))
-        yield _mean(rows, "flag", study, name, "share", arm="baseline")
+        yield _mean(rows, "flag", study, name, "share", arm="baseline", at=at)
 
 
 def _curves(summary: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:

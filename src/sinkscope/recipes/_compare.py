@@ -17,7 +17,11 @@ import pandas as pd
 
 from sinkscope.errors import UsageError
 from sinkscope.recipes._cells import NAN, attention_cells, cell, place, score_cells
+from sinkscope.recipes._facts import Facts, facts
+from sinkscope.recipes._preset import CORRECTED
 from sinkscope.recipes._published import Published, published
+from sinkscope.recipes._registry import preset, presets
+from sinkscope.recipes._setting import Setting
 
 if TYPE_CHECKING:
     from sinkscope.study import Run, Study
@@ -32,6 +36,7 @@ COLUMNS = tuple(
 CURVE_PRESETS = ("paper/table1", "paper/figure2")
 TASK_PRESETS = ("paper/table14",)
 NOT_OF_A_RUN = ("runtime",)
+_LAYERS = (6, 12, 18)
 _NAME = re.compile(r"(?P<preset>paper/[A-Za-z0-9_.-]+)(:(?P<variant>[a-z_]+))?(:(?P<scale>[a-z_]+))?")
 
 
@@ -65,12 +70,17 @@ def compare(run: Run | str | Path) -> pd.DataFrame:
     study = opened.study
     origin = origin_of(study, opened.folder)
     stated = [entry for entry in published(origin.preset) if entry.quantity not in NOT_OF_A_RUN]
+    model = _facts(study.model)
     cells = [
         *score_cells(opened, by_task=origin.preset in TASK_PRESETS),
-        *attention_cells(opened, curves=origin.preset in CURVE_PRESETS),
+        *attention_cells(
+            opened,
+            curves=origin.preset in CURVE_PRESETS,
+            by_kind=model is not None and model.family == "unet",
+        ),
     ]
-    layers = _layers_of_the_paper(cells)
-    rows = _joined(cells, stated, study, layers)
+    repaired = preset(origin.preset).repaired if origin.variant == CORRECTED else ()
+    rows = _joined(cells, stated, study, _layers_of_the_paper(model, cells), repaired)
     about = {
         **origin._asdict(),
         "model": study.model,
@@ -85,16 +95,17 @@ def origin_of(study: Study, folder: Path) -> Origin:
     """Which preset a study is, from its name.
 
     Raises:
-        UsageError: None.
+        UsageError: It is none of the paper.
     """
     match = _NAME.fullmatch(study.name)
-    if match is None:
+    known = {name for entry in presets() for name in (entry.name, *entry.aliases)}
+    if match is None or match["preset"] not in known:
         raise UsageError(
             f"{folder} is a run of the study {study.name!r}, which is no preset of the paper, so there is "
             "nothing to compare it with. Expected a run made with `sinkscope run paper/...`; `sinkscope "
             "presets` lists them."
         )
-    return Origin(match["preset"], match["variant"] or "corrected", match["scale"] or "")
+    return Origin(match["preset"], match["variant"] or CORRECTED, match["scale"] or "")
 
 
 def _prompts_in_words(run: Run) -> str:
@@ -106,7 +117,11 @@ def _prompts_in_words(run: Run) -> str:
 
 
 def _joined(
-    cells: list[dict[str, Any]], stated: list[Published], study: Study, layers: dict[int, int]
+    cells: list[dict[str, Any]],
+    stated: list[Published],
+    study: Study,
+    layers: dict[int, int],
+    repaired: tuple[str, ...],
 ) -> list[dict[str, Any]]:
     """Cells of the run with what is stated about them, then what is stated about cells it does not have."""
     by_key = {_key(row): index for index, row in enumerate(cells)}
@@ -118,14 +133,14 @@ def _joined(
             at["layer"] = layers.get(at["layer"], at["layer"])
         index = by_key.get(("all", entry.metric, entry.quantity, entry.arm, entry.reference, place(at)))
         if index is None or index in beside:
-            alone.append({**_empty(entry), **_stated(entry, _why_not(entry, study))})
+            alone.append({**_empty(entry), **_stated(entry, _why_not(entry, study), repaired)})
         else:
             beside[index] = entry
             if at != dict(entry.at):
                 remark = f"layer {at['layer']} here stands for layer {entry.at['layer']} there"
                 cells[index] = {**cells[index], "note": _notes(cells[index]["note"], remark)}
     rows = [
-        {**row, **(_stated(beside[index], row["note"]) if index in beside else _nothing())}
+        {**row, **(_stated(beside[index], row["note"], repaired) if index in beside else _nothing())}
         for index, row in enumerate(cells)
     ]
     return [*rows, *alone]
@@ -135,8 +150,10 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("task", "metric", "quantity", "arm", "reference", "at"))
 
 
-def _stated(entry: Published, note: str) -> dict[str, Any]:
+def _stated(entry: Published, note: str, repaired: tuple[str, ...]) -> dict[str, Any]:
     defects = f"published: known faults {', '.join(entry.defects)}" if entry.defects else ""
+    if not_here := [defect for defect in entry.defects if defect in repaired]:
+        defects += f", of which this run does not have {', '.join(not_here)}"
     remark = f"published: {entry.note}" if entry.note else ""
     p = "" if entry.p is None else f"{'' if entry.p_relation == '=' else entry.p_relation}{entry.p:g}"
     return {
@@ -177,12 +194,25 @@ def _why_not(entry: Published, study: Study) -> str:
     return "ours: the run did not record it"
 
 
-def _layers_of_the_paper(cells: list[dict[str, Any]]) -> dict[int, int]:
-    """The paper's layers 6, 12 and 18 -> the three layers that a model of another depth was watched in."""
+def _facts(model: str) -> Facts | None:
+    """Depth and kind of the run's model; None where its configuration is not at hand any more."""
+    try:
+        return facts(model)
+    except UsageError:
+        return None
+
+
+def _layers_of_the_paper(model: Facts | None, cells: list[dict[str, Any]]) -> dict[int, int]:
+    """The paper's layers 6, 12 and 18 of 24 -> the layers at the same fractions of the run's model.
+
+    Without its depth: the layers that were watched, if they are three.
+    """
+    if model is not None:
+        return {} if model.family == "unet" else dict(zip(_LAYERS, Setting(model, "full").three, strict=True))
     watched = sorted(
         {int(found[1]) for row in cells if (found := re.match(r"layer (\d+)", row["at"] or "")) is not None}
     )
-    return dict(zip((6, 12, 18), watched, strict=True)) if len(watched) == 3 else {}
+    return dict(zip(_LAYERS, watched, strict=True)) if len(watched) == len(_LAYERS) else {}
 
 
 def _notes(*notes: str | float | None) -> str:
