@@ -1,4 +1,4 @@
-"""The embedded model as a user meets it: it loads both ways and paints what it is told."""
+"""The embedded models as a user meets them: they load both ways and paint what they are told."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 from PIL import Image
 
 import sinkscope as sk
@@ -16,33 +16,51 @@ from sinkscope.shapes.evaluate import accuracy, wilson
 from sinkscope.shapes.painter import COLORS, SHAPES, paint
 from sinkscope.shapes.scenes import draw
 
+SHIPPED = [name for name in shapes.EMBEDDED if (shapes._FOLDERS[name] / "pipeline").exists()]
+
 
 @pytest.fixture(scope="module")
 def pipe() -> StableDiffusion3Pipeline:
     return sk.load("shapes")
 
 
-def picture(pipe: StableDiffusion3Pipeline, **options: object) -> np.ndarray:
+def picture(pipe: DiffusionPipeline, **options: object) -> np.ndarray:
     generator = torch.Generator().manual_seed(7)
     return np.asarray(pipe("a photo of a red circle", generator=generator, **options).images[0])
 
 
-def test_plain_diffusers_loads_the_same_model(pipe: StableDiffusion3Pipeline) -> None:
-    plain = StableDiffusion3Pipeline.from_pretrained(shapes.folder(), local_files_only=True)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_plain_diffusers_loads_the_same_model(name: str) -> None:
+    plain = DiffusionPipeline.from_pretrained(shapes.folder(name), local_files_only=True)
     plain.set_progress_bar_config(disable=True)
-    expected = picture(plain, **shapes.defaults())
-    assert np.array_equal(picture(pipe), expected)
+    expected = picture(plain, **shapes.defaults(name))
+    assert np.array_equal(picture(sk.load(name)), expected)
 
 
-def test_weights_are_small_and_safetensors_only() -> None:
-    files = [file for file in shapes.folder().parent.rglob("*") if file.is_file()]
+@pytest.mark.parametrize("name", SHIPPED)
+def test_weights_are_small_and_safetensors_only(name: str) -> None:
+    files = [file for file in shapes.folder(name).parent.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 30e6
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
+
+
+def test_the_embedded_clip_is_small() -> None:
     assert sum(file.stat().st_size for file in shapes.clip_folder().rglob("*")) <= 8e6
 
 
-def test_the_record_says_how_it_was_trained_and_how_good_it_is() -> None:
-    record = shapes.training_record()
+@pytest.mark.skipif("shapes-unet" not in SHIPPED, reason="no weights of shapes-unet in this checkout")
+def test_both_models_share_text_encoders_and_autoencoder(pipe: StableDiffusion3Pipeline) -> None:
+    other = sk.load("shapes-unet")
+    for part in ("text_encoder", "text_encoder_2", "vae"):
+        shared = getattr(pipe, part).state_dict()
+        for key, value in getattr(other, part).state_dict().items():
+            twin = shared[key] if key in shared else shared[f"text_model.{key}"]
+            assert torch.equal(value, twin), f"{part}.{key}"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_record_says_how_it_was_trained_and_how_good_it_is(name: str) -> None:
+    record = shapes.training_record(name)
     assert record["command"][:3] == ["python", "-m", "sinkscope.shapes.train"]
     assert record["accuracy"]["seen"]["n"] >= 600
     for split in ("seen", "heldout"):
@@ -52,9 +70,10 @@ def test_the_record_says_how_it_was_trained_and_how_good_it_is() -> None:
 
 
 @pytest.mark.slow
-def test_it_paints_what_the_record_claims(pipe: StableDiffusion3Pipeline) -> None:
-    claimed = shapes.training_record()["accuracy"]["seen"]["overall"]
-    found = accuracy(pipe, 60, split="seen", batch=20)["overall"]
+@pytest.mark.parametrize("name", SHIPPED)
+def test_it_paints_what_the_record_claims(name: str) -> None:
+    claimed = shapes.training_record(name)["accuracy"]["seen"]["overall"]
+    found = accuracy(sk.load(name), 60, split="seen", batch=20)["overall"]
     assert found >= claimed - 0.17  # three standard errors of 60 images
 
 
