@@ -128,7 +128,7 @@ def _arm_info(arm: str, study: Study, treated: Mapping[str, str]) -> dict[str, A
     data |= {name: value for name, value in budget(first).items() if value is not None}
     if info is not None:
         data |= {
-            "of": treated[info.of],
+            "of": treated.get(info.of),
             "control": info.kind,
             "matched": list(info.matched),
             "text": info.text,

@@ -146,8 +146,8 @@ def _controls(study: Study) -> None:
     for name in study.arms:
         for edit in study.edits(name):
             info = edit.control_info
-            if info is None:
-                continue
+            if info is None or info.kind == "null":
+                continue  # a mask of zeros is the same for any edit of the same place
             if info.of not in treated:
                 raise UsageError(
                     f"Arm {name!r} is the {info.kind!r} control of edit {info.of}, which no arm of this "
@@ -155,7 +155,7 @@ def _controls(study: Study) -> None:
                     f"Add the treated arm, or drop {name!r}. Edits here: "
                     f"{', '.join(sorted(treated)) or '(none)'}."
                 )
-            if info.kind != "null" and not _partners(study, name, info.of):
+            if not _partners(study, name, info.of):
                 other = treated[info.of]
                 why = _differences(study, name, other) or "they have different baselines"
                 raise UsageError(
