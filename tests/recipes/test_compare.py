@@ -206,6 +206,17 @@ def test_seeds_are_averaged_within_a_prompt() -> None:
     assert row(table, "lpips", "mean", "sink_1")["n"] == 16
 
 
+def test_a_mean_distance_and_its_effect_have_one_interval(table: pd.DataFrame) -> None:
+    mean, effect = row(table, "lpips", "mean", "sink_1"), row(table, "lpips", "effect", "sink_1", "baseline")
+    columns = ["ours", "ours_low", "ours_high"]
+    assert mean[columns].tolist() == pytest.approx(effect[columns].tolist(), abs=1e-12)
+
+
+def test_what_is_stated_comes_first(table: pd.DataFrame) -> None:
+    stated = (table["source"] != "").tolist()
+    assert stated == sorted(stated, reverse=True) and True in stated and False in stated
+
+
 def test_a_run_with_too_few_scores_is_refused() -> None:
     run = MemoryRun(study())
     scores = run.scores()

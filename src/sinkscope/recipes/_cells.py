@@ -107,7 +107,8 @@ def _mean(
     found = cell(metric, quantity, ours=float(values.mean()), n=len(values), **about)
     if len(values) < 2:
         return {**found, "note": _join(found["note"], "one prompt: no interval")}
-    rng = stats.keyed_generator(SEED, "compare", metric, *map(str, values.index))
+    # The key of the effects: a mean distance and its difference to the baseline's 0 get one interval.
+    rng = stats.keyed_generator(SEED, "bootstrap", *map(str, values.index))
     (ends,) = stats.mean_interval(values.to_numpy(float), levels=(study.level,), draws=study.draws, rng=rng)
     return {**found, "ours_low": float(ends.low), "ours_high": float(ends.high)}
 

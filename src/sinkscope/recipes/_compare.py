@@ -123,7 +123,7 @@ def _joined(
     layers: dict[int, int],
     repaired: tuple[str, ...],
 ) -> list[dict[str, Any]]:
-    """Cells of the run with what is stated about them, then what is stated about cells it does not have."""
+    """What is stated first, with the run's own cells beside it, then the cells that are not stated."""
     by_key = {_key(row): index for index, row in enumerate(cells)}
     beside: dict[int, Published] = {}
     alone: list[dict[str, Any]] = []
@@ -143,7 +143,7 @@ def _joined(
         {**row, **(_stated(beside[index], row["note"], repaired) if index in beside else _nothing())}
         for index, row in enumerate(cells)
     ]
-    return [*rows, *alone]
+    return sorted([*rows, *alone], key=lambda row: row["source"] == "")
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -216,4 +216,5 @@ def _layers_of_the_paper(model: Facts | None, cells: list[dict[str, Any]]) -> di
 
 
 def _notes(*notes: str | float | None) -> str:
-    return "; ".join(str(n) for n in notes if n and not (isinstance(n, float) and math.isnan(n)))
+    kept = (str(note) for note in notes if note and not (isinstance(note, float) and math.isnan(note)))
+    return "; ".join(note.rstrip(".") for note in kept)

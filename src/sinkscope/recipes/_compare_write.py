@@ -92,9 +92,12 @@ _SIGN = {"ratio": "/"}
 
 def _interval(row: dict[str, Any], name: str) -> str:
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    # As many digits as are stated; of ours four.
+    digits = ".4g" if name == "ours" else ".6g"
     if _missing(value):
-        return "" if _missing(low) else f"{low:.4g} to {high:.4g}"
-    return f"{value:.4g}" if _missing(low) else f"{value:.4g} [{low:.4g}, {high:.4g}]"
+        return "" if _missing(low) else f"{low:{digits}} to {high:{digits}}"
+    ends = "" if _missing(low) else f" [{low:{digits}}, {high:{digits}}]"
+    return f"{value:{digits}}{ends}"
 
 
 def _published(row: dict[str, Any]) -> str:
