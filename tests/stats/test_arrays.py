@@ -76,6 +76,14 @@ def test_t_wilcoxon_dz_equal_scipy():
     assert np.allclose(stats.cohen_dz(d), d.mean(-1) / d.std(-1, ddof=1))
 
 
+@pytest.mark.parametrize("n", [2, 5, 9])
+def test_wilcoxon_with_ties_equals_scipy(n):
+    rng = np.random.default_rng(n)
+    d = np.vstack([rng.integers(-2, 3, (6, n)), np.ones((1, n)), -np.ones((1, n))]).astype(float)
+    expected = [scipy_stats.wilcoxon(row[row != 0]).pvalue if row.any() else 1.0 for row in d]
+    assert np.allclose(stats.wilcoxon(d), expected, rtol=1e-12)
+
+
 def test_wilcoxon_sees_ties_through_rounding():
     thirds = np.array([0.1 + 0.2 - 0.3, 0.3, 0.1 + 0.2, -0.3, 0.6, 0.9, 0.3, 0.3] * 3)
     exact = np.array([0, 1, 1, -1, 2, 3, 1, 1] * 3, dtype=float)

@@ -17,6 +17,9 @@ from sinkscope.errors import UsageError
 
 from ._bootstrap import Floats, checked, is_constant
 
+EXACT_TIED = 13
+"""Up to this many tied differences the signed-rank test is exact, as in SciPy."""
+
 
 class Tost(NamedTuple):
     """Two one-sided tests of `|mean| < margin`."""
@@ -77,8 +80,24 @@ def wilcoxon(differences: ArrayLike) -> Floats:
     # Averages over seeds are equal up to rounding only; ranks must still see them as ties and as zeros.
     d = np.round(d / np.where(scale == 0, 1.0, scale), 12)
     rows = d.reshape(-1, d.shape[-1])
-    p = [float(stats.wilcoxon(row[row != 0]).pvalue) if row.any() else 1.0 for row in rows]
+    p = [_signed_ranks(row[row != 0]) for row in rows]
     return np.asarray(p, dtype=np.float64).reshape(d.shape[:-1])
+
+
+def _signed_ranks(row: Floats) -> float:
+    if not row.size:
+        return 1.0
+    if row.size > EXACT_TIED or np.unique(np.abs(row)).size == row.size:
+        return float(stats.wilcoxon(row).pvalue)
+    # Exact with ties: among the 2 ** n sign patterns, how many have a rank sum at least as far out. SciPy
+    # tries them one by one; counting them by their sum, rank after rank, gives the same number at once.
+    ranks = np.rint(2 * stats.rankdata(np.abs(row))).astype(np.int64)
+    counts = np.ones(1)
+    for rank in ranks:
+        counts = np.pad(counts, (0, rank)) + np.pad(counts, (rank, 0))
+    seen = int(ranks[row > 0].sum())
+    tail = min(counts[: seen + 1].sum(), counts[seen:].sum())
+    return min(1.0, 2 * float(tail) / 2.0**row.size)
 
 
 def tost(differences: ArrayLike, margin: float) -> Tost:
