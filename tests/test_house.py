@@ -29,8 +29,8 @@ ALLOWED = {
         "stats",
         "identity",
         "report",
-        "recipes",
     },
+    "recipes": {"attention", "models", "shapes", "prompts", "metrics", "stats", "identity", "study"},
     "report": {"identity", "stats"},
 }
 # One door goes up: a run asks for its own page.
