@@ -381,6 +381,15 @@ def test_leaving_out_needs_two_tasks_and_keeps_the_margin():
         stats.leave_one_task_out(long(seeded(), tasks=1), contrasts=[BASE])
     found = stats.leave_one_task_out(long(seeded()), contrasts=[BASE], margins={"m": "seed"}, draws=DRAWS)
     assert (found["verdict"] == "equivalent").all() and not found["changes"].any()
+    arms = seeded() | {"other": seeded()["baseline"] + noise(80, 2, 0.3, key=7)}
+    own = stats.leave_one_task_out(
+        long(arms),
+        contrasts=[Contrast("other", "baseline")],
+        margins={"m": "seed"},
+        seed_arms=["other"],
+        draws=DRAWS,
+    )
+    assert own["note"].str.contains("measured on this arm").all()
 
 
 # ---- power

@@ -82,6 +82,7 @@ def effects(
     metrics: Sequence[str] | None = None,
     margins: Mapping[str, float | Literal["seed"]] | None = None,
     seed_arms: Sequence[str] = (),
+    measured: Mapping[str, float] | None = None,
     by_task: bool = True,
     interval: Method = "bca",
     level: float = 0.95,
@@ -101,6 +102,7 @@ def effects(
             identical arms is ever called equivalent. "seed" measures it (`calibrated_margin`).
         seed_arms: Arms without edits that repeat the baseline with other seeds, for the margin "seed". Their
             own contrasts are not tested against a margin they have made.
+        measured: Metric -> the margin where it is "seed", if it was measured before (on more scores, say).
         by_task: Analyse within each task too.
         interval: How intervals are made, see `mean_interval`.
         level: Confidence level of `ci_low`, `ci_high`; its complement is the threshold of "different".
@@ -126,7 +128,8 @@ def effects(
     chosen = tuple(metrics) if metrics is not None else table.metrics
     given = dict(margins or {})
     _check(table, contrasts, chosen, given, level=level, family=family)
-    limits = resolve_margins(scores, given, seed_arms, draws=draws, seed=seed)
+    known = {m: (measured or {}).get(m, value) if value == SEED else value for m, value in given.items()}
+    limits = resolve_margins(scores, known, seed_arms, draws=draws, seed=seed)
     cells: list[_Cell] = []
     for metric in chosen:
         for contrast in contrasts:

@@ -11,7 +11,7 @@ import pandas as pd
 from sinkscope.errors import UsageError
 
 from ._effects import Contrast, Family, effects
-from ._margin import resolve_margins
+from ._margin import SEED, resolve_margins
 from ._scores import LEAST_PAIRS, read_scores
 
 LEAVE_OUT_COLUMNS = tuple(
@@ -50,14 +50,17 @@ def leave_one_task_out(
     tasks = np.unique(read_scores(scores).task).tolist()
     if len(tasks) < 2:
         raise UsageError(f"Got {len(tasks)} task ({tasks[0]!r}), expected at least two to leave one out.")
-    limits = resolve_margins(scores, margins or {}, seed_arms, draws=draws, seed=seed)
+    to_measure = {metric: value for metric, value in (margins or {}).items() if value == SEED}
+    measured = resolve_margins(scores, to_measure, seed_arms, draws=draws, seed=seed)
 
     def analyse(part: pd.DataFrame) -> pd.DataFrame:
         return effects(
             part,
             contrasts=contrasts,
             metrics=metrics,
-            margins=limits,
+            margins=margins,
+            seed_arms=seed_arms,
+            measured=measured,
             by_task=False,
             level=level,
             draws=draws,
