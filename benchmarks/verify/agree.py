@@ -98,8 +98,7 @@ def main(work: Path, names: list[str]) -> int:
         span = f"{expected.min():.4f} | {expected.max():.4f}"
         print(f"| `{metric.name}` | {case.peer} | {span} | {difference:.1e} |", flush=True)
         metrics.release()
-    print(f"
-torch {torch.__version__}, random weights, {len(images)} images, one prompt is cut")
+    print(f"\ntorch {torch.__version__}, random weights, {len(images)} images, one prompt is cut")
     return int(worst > LIMIT)
 
 

@@ -85,12 +85,12 @@ def _metrics() -> bool:
     """Metrics and whether each can be computed; a missing optional one is no fault."""
     from sinkscope import metrics
 
-    print("\nmetrics")
+    print(f"\nmetrics (converted weights: {metrics.weights_folder()})")
     for info in metrics.available():
-        print(f"  {info.name:<10} {info.status}")
+        print(f"  {info.name:<12} {info.status}")
         for label, text in (("why", info.reason), ("get it", info.how)):
             if text and info.status != "ready":
-                print(f"  {'':<10} {label}: {re.sub(chr(10) + ' *', ' ', text)}")
+                print(f"  {'':<12} {label}: {re.sub(chr(10) + ' *', ' ', text)}")
     return True
 
 

@@ -54,7 +54,7 @@ def test_what_a_run_holds(finished: Run) -> None:
     arms = ("baseline", *ARMS)
     units = [f"p{index:04d}-s0" for index in range(5)]
     scores, effects = finished.scores(), finished.effects()
-    assert list(scores.columns) == "unit prompt_id prompt task seed arm metric value status".split()
+    assert list(scores.columns) == "unit prompt_id prompt task seed arm metric value status note".split()
     assert len(scores) == len(units) * len(arms) * 2
     assert (scores["status"] == "ok").all()
     assert set(effects["kind"]) == {"arm-baseline", "edit-control"}

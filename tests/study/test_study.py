@@ -10,7 +10,7 @@ import yaml
 from tests.study.small import ARMS, SINK, SINKS, tiny_study
 
 from sinkscope.attention import Mask, TopMass
-from sinkscope.errors import UsageError
+from sinkscope.errors import MissingWeightsError, UsageError
 from sinkscope.models import Edit
 from sinkscope.prompts import PromptRecord
 from sinkscope.study import ObservePlan, Study, contrasts, ladders
@@ -151,10 +151,16 @@ def test_options_of_a_metric_travel_with_the_study_and_do_not_change_its_hash() 
         Study(metrics=["ssim"], metric_options={"clip_t": {"batch": 2}})
 
 
-def test_the_embedded_clip_does_not_judge_other_models() -> None:
-    from sinkscope.study._score import check_metrics
+def test_the_embedded_clip_does_not_judge_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sinkscope.study._score import check_metrics, settings
 
-    with pytest.raises(UsageError, match="knows coloured shapes only.*--option clip_t.checkpoint"):
-        check_metrics(["clip_t"], [], options={}, model="stabilityai/stable-diffusion-3-medium-diffusers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    other = "stabilityai/stable-diffusion-3-medium-diffusers"
+    with pytest.raises(MissingWeightsError, match="hf download openai/clip-vit-base-patch32"):
+        check_metrics(["clip_t"], [], options={}, model=other)
+    assert settings(["clip_t"], {"clip_t": {"checkpoint": "mine"}}, model=other, device="cuda") == {
+        "clip_t": {"checkpoint": "mine", "device": "cuda"}
+    }
+    assert settings(["clip_t", "ssim"], {}, model="shapes") == {}
     with pytest.raises(UsageError, match="Its options: checkpoint"):
         check_metrics(["clip_t"], [], options={"clip_t": {"size": 3}}, model="shapes")

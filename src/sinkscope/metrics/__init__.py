@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from ._image import ImageError, open_image, to_rgb
 from ._protocol import Metric, MetricInfo, Prompt
-from ._registry import available, canonical, get, names
+from ._registry import available, canonical, get, names, parameters
 from ._rows import score_rows
-from ._weights import release
+from ._weights import release, weights_folder
 
 __all__ = [
     "ImageError",
@@ -24,7 +24,9 @@ __all__ = [
     "get",
     "names",
     "open_image",
+    "parameters",
     "release",
     "score_rows",
     "to_rgb",
+    "weights_folder",
 ]

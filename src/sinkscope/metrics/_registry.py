@@ -94,6 +94,14 @@ def get(name: str, **options: Any) -> Metric:
     return metric
 
 
+def parameters(name: str) -> frozenset[str]:
+    """Names of a metric's options; none where it cannot be imported or says nothing of them."""
+    try:
+        return frozenset(signature(_factory(name)).parameters)
+    except (MissingDependencyError, TypeError, ValueError):
+        return frozenset()
+
+
 def available() -> list[MetricInfo]:
     """Say for every metric, with its default options, whether it can be used on this machine."""
     return [_info(name) for name in names()]

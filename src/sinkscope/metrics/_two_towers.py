@@ -143,7 +143,7 @@ class TwoTowers:
             return files
         pickles = sorted(folder.glob("pytorch_model*.bin"))
         made = (
-            f"It holds {pickles[0].name}, a pickle: sinkscope convert hf {folder} NEW_FOLDER makes "
+            f"It holds {pickles[0].name}, a pickle: sinkscope convert hf {folder} --out NEW_FOLDER makes "
             "safetensors "
             "of it; name NEW_FOLDER as checkpoint."
             if pickles

@@ -99,9 +99,25 @@ class Run(SinkTables):
         """Slopes over budgets, where arms differ in their budget alone (`stats.dose_response`)."""
         return self._store.table("dose")
 
+    def ratios(self) -> pd.DataFrame:
+        """How many times as far from the baseline's image as its control an edit lies (`stats.ratios`)."""
+        return self._store.table("ratios")
+
+    def boundary(self) -> pd.DataFrame:
+        """At which budget an edit leaves the margin (`stats.dose_boundary`)."""
+        return self._store.table("boundary")
+
+    def leave_one_out(self) -> pd.DataFrame:
+        """The effects without one task at a time (`stats.leave_one_task_out`)."""
+        return self._store.table("leave_one_out")
+
     def receipts(self) -> pd.DataFrame:
         """What every edit did in every call: `Receipt.table` with unit and arm."""
         return self._store.table("receipts")
+
+    def matches(self) -> pd.DataFrame:
+        """How closely each control matched: keys, mass, segments, persistence (`models.match_table`)."""
+        return self._store.table("matches")
 
     def replacements(self) -> pd.DataFrame:
         """The keys that took the mass over (`Receipt.replacements`), with unit and arm; may be empty."""
@@ -136,25 +152,36 @@ class Run(SinkTables):
         *,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         progress: bool = True,
+        device: str | None = None,
     ) -> pd.DataFrame:
         """Score the images again, or with further metrics, and analyse.
 
         Args:
-            metrics: Names to add to the run's metrics. None: score with the run's own.
+            metrics: Names to add to the run's metrics, or aliases such as "clip". None: score with the run's
+                own.
             options: Metric -> its options, over those of the run.
             progress: Show progress.
+            device: Where metrics run, for example "cuda". None: a GPU where there is one.
 
         Raises:
             UsageError: There is no such metric.
-            MissingWeightsError: A metric's weights are not here.
+            MissingWeightsError: Weights are not here. The other metrics were scored and are kept, and the
+                message says which files are missing and how to get them.
             StoreError: The run is not finished, or an image is damaged.
         """
+        from sinkscope.metrics import canonical
+
         record = self.record
-        names = list(dict.fromkeys((*record["metrics"], *(metrics or ()))))
-        merged = {**record.get("metric_options", {}), **{k: dict(v) for k, v in (options or {}).items()}}
+        names = list(dict.fromkeys((*record["metrics"], *map(canonical, metrics or ()))))
+        merged = {
+            **record.get("metric_options", {}),
+            **{canonical(name): dict(value) for name, value in (options or {}).items()},
+        }
+        if stray := [name for name in merged if name not in names]:
+            raise unknown("metric in the options (expected one of the metrics scored)", stray[0], names)
         with self._store.lock():
             changed = {**record, "metrics": names, "metric_options": merged}
-            _finish(self._store, changed, self.plan, show=progress)
+            _finish(self._store, changed, self.plan, show=progress, device=device)
         return self.scores()
 
     def analyse(self) -> pd.DataFrame:
@@ -210,7 +237,7 @@ def run(
         record = _complete(store, study, prompts, record, progress=progress, device=device, pipe=pipe)
         plan = make_plan(study, prompts, record["resolved"]["batch"])
         store.merge(plan)
-        _finish(store, record, plan, show=progress)
+        _finish(store, record, plan, show=progress, device=device)
     return Run(store.folder)
 
 
@@ -264,33 +291,57 @@ def _continued(store: Store, record: dict[str, Any], *, show: bool) -> dict[str,
     return record
 
 
-def _finish(store: Store, record: Mapping[str, Any], plan: Plan, *, show: bool) -> None:
-    """Score and analyse; the record keeps the metrics and what each of them was."""
-    from sinkscope.study._score import score
+def _finish(
+    store: Store, record: Mapping[str, Any], plan: Plan, *, show: bool, device: str | None = None
+) -> None:
+    """Score and analyse; the record keeps the metrics that could be computed and what each of them was.
 
-    study, options = _record.recorded_study(record), record.get("metric_options", {})
-    bases = {arm: study.base(arm) for arm in study.arm_names}
-    identities = score(
-        store, plan, record["metrics"], options=options, model=record["model"], show=show, bases=bases
+    Raises:
+        SinkscopeError: Metrics could not be computed; everything else is done and kept.
+    """
+    from sinkscope.study._score import left_out_error, score
+    from sinkscope.study._scorer import jsonable
+
+    names, options = list(record["metrics"]), record.get("metric_options", {})
+    everything = _record.recorded_study(record)
+    scored = score(
+        store,
+        plan,
+        names,
+        options=options,
+        model=record["model"],
+        show=show,
+        bases={arm: everything.base(arm) for arm in everything.arm_names},
+        device=device or _default_device(),
+        recorded=record.get("metric_identity"),
     )
-    record = {**record, "metric_identity": _plain(identities)}
+    before = store.record() or record
+    kept = [name for name in names if name in scored.identities or name in before["metrics"]]
+    # What could not be computed keeps the options of its earlier scores.
+    asked = {**options, **{name: before.get("metric_options", {}).get(name) for name in scored.left_out}}
+    record = {
+        **record,
+        "metrics": kept,
+        "metric_options": {name: value for name, value in asked.items() if name in kept and value},
+        "metric_identity": {name: jsonable(identity) for name, identity in scored.identities.items()},
+    }
     if record != store.record():
         store.write_record(record)
-    analyse(store, study)
+    analyse(store, _record.recorded_study(record))
+    if scored.left_out:
+        raise left_out_error(scored.left_out, len(names))
 
 
-def _plain(identities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    from sinkscope.study._score import _jsonable
+def _default_device() -> str:
+    import torch
 
-    return {name: _jsonable(dict(identity)) for name, identity in identities.items()}
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _load(model: str, device: str | None) -> Any:
-    import torch
-
     from sinkscope.models import load
 
-    return load(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return load(model, device=device or _default_device())
 
 
 def _device(pipe: Any) -> str:

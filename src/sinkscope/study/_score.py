@@ -1,33 +1,32 @@
 """The second stage: scores of finished images. Any metric may be added at any later time.
 
-Scores are kept per metric, arm and chunk of units under a name made from what they depend on: the metric's
-identity (checkpoint hash, preprocessing, versions), the images, the reference images and the prompts. A stage
-that was cut off continues; a changed image or checkpoint is scored again; nothing is ever taken for something
-else.
+A metric that cannot be computed here (absent weights, a wrong option, no memory) costs its own scores only:
+the others are computed and written, and the end says what was left out and how to get it. `_scorer.py` keeps
+scores under what they depend on, so a stage that was cut off continues, and a changed image or checkpoint is
+scored again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from sinkscope import metrics
-from sinkscope.errors import MissingWeightsError, StoreError, UsageError, unknown
+from sinkscope.errors import MissingWeightsError, SinkscopeError, StoreError, UsageError, unknown
 from sinkscope.prompts import PromptRecord
 from sinkscope.shapes import EMBEDDED
-from sinkscope.study import _files
-from sinkscope.study._plan import Plan, Unit
+from sinkscope.study._plan import Plan
 from sinkscope.study._progress import Meter
-from sinkscope.study._record import prompt_records
+from sinkscope.study._scorer import Scorer
 from sinkscope.study._store import Store
-from sinkscope.study._study import BASELINE, Study
+from sinkscope.study._study import Study
 
 CHUNK = 64
-COLUMNS = ("unit", "prompt_id", "prompt", "task", "seed", "arm", "metric", "value", "status")
+OK = "ok"
+CLIP = "openai/clip-vit-base-patch32"
+COLUMNS = ("unit", "prompt_id", "prompt", "task", "seed", "arm", "metric", "value", "status", "note")
 
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -42,23 +41,17 @@ def check_metrics(
         names: Metrics.
         prompts: The prompts of the study.
         options: Metric -> its options; a metric with options is built, so that its weights are looked for.
-        model: The model of the study: the embedded CLIP knows nothing but the embedded model's shapes.
+        model: The model of the study, for `settings`.
 
     Raises:
         UsageError: There is no such metric, or the prompts say nothing it could judge by.
         MissingWeightsError: It cannot be computed here; the message says what is missing and how to get it.
     """
+    options = settings(names, options, model=model)
     known = {info.name: info for info in metrics.available()}
     for name in names:
         if name not in known:
             raise unknown("metric", name, known)
-        if name == "clip_t" and model not in EMBEDDED and not options.get(name, {}).get("checkpoint"):
-            raise UsageError(
-                "Metric 'clip_t' by default uses the embedded CLIP, which knows coloured shapes only, and "
-                f"the model is {model!r}. Name a checkpoint: a folder or a hub id, for example "
-                'metric_options={"clip_t": {"checkpoint": "openai/clip-vit-base-patch32"}}, on the command '
-                "line --option clip_t.checkpoint=PATH."
-            )
         if name in options:
             metrics.get(name, **options[name]).identity()
             continue
@@ -68,13 +61,33 @@ def check_metrics(
                 f"Metric {name!r} cannot be computed here: {info.reason} {info.how}".strip()
             )
     if "scene" in names:
-        bare = [prompt.text for prompt in prompts if not prompt.metadata.get("include")]
-        if bare:
-            raise UsageError(
-                f"Metric 'scene' judges by the metadata of a prompt, and {len(bare)} of {len(prompts)} "
-                "prompts have "
-                f"none, the first {bare[0]!r}. Use other metrics, or prompts with an 'include' list."
-            )
+        _check_scene(prompts)
+
+
+def _check_scene(prompts: Sequence[PromptRecord]) -> None:
+    if bare := [prompt.text for prompt in prompts if not prompt.metadata.get("include")]:
+        raise UsageError(
+            f"Metric 'scene' judges by the metadata of a prompt, and {len(bare)} of {len(prompts)} "
+            "prompts have "
+            f"none, the first {bare[0]!r}. Use other metrics, or prompts with an 'include' list."
+        )
+
+
+def settings(
+    names: Sequence[str], options: Options, *, model: str, device: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return the options of each metric that has any.
+
+    The embedded CLIP knows coloured shapes only, so that `clip_t` of any other model takes a published
+    checkpoint (`clip_t.checkpoint` names another). `device` goes to every metric that has such an option.
+    """
+    out = {name: dict(options[name]) for name in names if name in options}
+    for name in names:
+        if name == "clip_t" and model not in EMBEDDED and not out.get(name, {}).get("checkpoint"):
+            out[name] = {**out.get(name, {}), "checkpoint": CLIP}
+        if device is not None and "device" in metrics.parameters(name):
+            out[name] = {"device": device, **out.get(name, {})}
+    return out
 
 
 def check_sizes(study: Study) -> None:
@@ -97,6 +110,15 @@ def check_sizes(study: Study) -> None:
                 )
 
 
+class Scored(NamedTuple):
+    """What came of scoring."""
+
+    identities: dict[str, dict[str, Any]]
+    """Metric -> identity, for `study.yaml`, of the metrics that were scored."""
+    left_out: dict[str, SinkscopeError]
+    """Metric -> why it could not be computed."""
+
+
 def score(
     store: Store,
     plan: Plan,
@@ -106,8 +128,10 @@ def score(
     model: str,
     show: bool = True,
     bases: Mapping[str, str] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Score every image with every metric and write `scores.parquet`.
+    device: str | None = None,
+    recorded: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Scored:
+    """Score every image with every metric that can be computed here, and write `scores.parquet`.
 
     Args:
         store: The run folder.
@@ -117,106 +141,95 @@ def score(
         model: The model of the study.
         show: Show progress.
         bases: Arm -> the unedited arm whose images distances are measured from; the baseline where not named.
-
-    Returns:
-        Metric name -> identity, for `study.yaml`.
+        device: Where metrics run; None leaves it to their options.
+        recorded: Metric -> identity it was scored under before; its scores are kept where its weights are
+        gone.
 
     Raises:
-        StoreError: An image is missing or not the one that was generated.
+        UsageError: There is no such metric.
+        StoreError: The run is not finished, or images are missing or not those that were generated.
     """
-    check_metrics(names, [unit.prompt for unit in plan.units], options=options, model=model)
+    for name in names:
+        if name not in metrics.names():
+            raise unknown("metric", name, metrics.names())
+    found = settings(names, options, model=model, device=device)
     digests = store.image_digests(plan)
-    chunks = [plan.units[start : start + CHUNK] for start in range(0, len(plan.units), CHUNK)]
-    frames, identities = [], {}
+    earlier = _earlier(store)
+    frames: list[pd.DataFrame] = []
+    identities: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, SinkscopeError] = {}
     with Meter("score", plan.images * len(names), show=show) as meter:
         for name in names:
-            scorer = _Scorer(store, metrics.get(name, **options.get(name, {})), digests, bases or {})
-            identities[name] = dict(scorer.identity)
-            for arm in plan.arms:
-                for index, units in enumerate(chunks):
-                    frames.append(scorer.chunk(arm, index, units))
-                    meter.advance(len(units))
+            before = meter.done
+            try:
+                if name == "scene":
+                    _check_scene([unit.prompt for unit in plan.units])
+                metric = metrics.get(name, **found.get(name, {}))
+                scorer = Scorer(store, metric, digests, bases or {}, (recorded or {}).get(name))
+                frames += _every_chunk(scorer, plan, meter)
+            except StoreError:
+                raise
+            except SinkscopeError as error:
+                left_out[name] = error
+                meter.advance(before + plan.images - meter.done)
+                if len(old := earlier[earlier["metric"] == name]) and name in (recorded or {}):
+                    frames.append(old)
+                    identities[name] = dict((recorded or {})[name])
+                continue
+            identities[name] = scorer.identity
+            if scorer.absent is not None:
+                meter.note(f"note: {name}: its weights are not here; the scores made before are kept")
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
     store.save_table("scores", table)
-    return identities
+    return Scored(identities, left_out)
 
 
-class _Scorer:
-    """One metric over one run folder."""
+def _earlier(store: Store) -> pd.DataFrame:
+    """The table as it is, for metrics that cannot be computed any more; empty where there is none."""
+    try:
+        table = store.table("scores")
+    except StoreError:
+        table = pd.DataFrame()
+    return table if set(COLUMNS) <= set(table.columns) else pd.DataFrame(columns=list(COLUMNS))
 
-    def __init__(
-        self, store: Store, metric: Any, digests: dict[tuple[str, str], str], bases: Mapping[str, str]
-    ) -> None:
-        self.store, self.metric, self.digests, self._bases = store, metric, digests, bases
-        self.identity = metric.identity()
-        self._text = _files.canonical(_jsonable(self.identity))
 
-    def chunk(self, arm: str, index: int, units: Sequence[Unit]) -> pd.DataFrame:
-        """Scores of some units in one arm, from the shard where a fitting one exists."""
-        path = self._path(arm, index, units)
-        if path.is_file():
-            try:
-                return _files.read_table(path)
-            except StoreError:
-                path.unlink()  # a damaged shard is only a lost cache entry
-        frame = self._table(arm, units, self._rows(arm, units))
-        for old in path.parent.glob(f"{arm}-{index:05d}-*.parquet"):
-            old.unlink()
-        _files.write_table(path, frame)
-        return frame
+def _every_chunk(scorer: Scorer, plan: Plan, meter: Meter) -> list[pd.DataFrame]:
+    """The table of one metric in chunks; raises once for all damaged images, with the rest kept."""
+    chunks = [plan.units[start : start + CHUNK] for start in range(0, len(plan.units), CHUNK)]
+    frames = []
+    for arm in plan.arms:
+        for index, units in enumerate(chunks):
+            frames.append(scorer.chunk(arm, index, units))
+            meter.advance(len(units))
+    if bad := list(dict.fromkeys(scorer.damaged)):
+        more = f" {len(bad) - 1} more images are damaged." if len(bad) > 1 else ""
+        raise StoreError(f"{bad[0]}{more} The scores of the others are kept.")
+    table = pd.concat(frames)
+    if len(table) and not (table["status"] == OK).any():
+        raise SinkscopeError(f"Not one of {len(table)} images could be scored: {table['status'].iloc[0]}")
+    _say_notes(scorer.metric.name, table, meter)
+    return frames
 
-    def _path(self, arm: str, index: int, units: Sequence[Unit]) -> Path:
-        arms = [arm, self._base(arm)] if "reference" in self.metric.needs else [arm]
-        images = [self.digests[name, unit.id] for name in arms for unit in units]
-        prompts = prompt_records([unit.prompt for unit in units])
-        text = _files.canonical([self._text, images, _jsonable(prompts)])
-        key = _files.digest(text.encode())[:16]
-        folder: Path = self.store.folder / "shards" / "scores" / self.metric.name
-        return folder / f"{arm}-{index:05d}-{key}.parquet"
 
-    def _rows(self, arm: str, units: Sequence[Unit]) -> pd.DataFrame:
-        images = [self._image(arm, unit) for unit in units]
-        needed = "reference" in self.metric.needs
-        reference = [self._image(self._base(arm), unit) for unit in units] if needed else None
-        return metrics.score_rows(self.metric, images, [unit.prompt for unit in units], reference)
-
-    def _base(self, arm: str) -> str:
-        return self._bases.get(arm, BASELINE)
-
-    def _image(self, arm: str, unit: Unit) -> Any:
-        path = self.store.image_path(arm, unit.id)
-        image = _files.read_image(path)
-        if not _files.has_digest(path, self.digests[arm, unit.id]):
-            raise StoreError(
-                f"{path} is not the image that was generated (its SHA-256 differs). Run the same study into "
-                "this folder "
-                "again: only changed images are generated anew."
-            )
-        return image
-
-    def _table(self, arm: str, units: Sequence[Unit], rows: pd.DataFrame) -> pd.DataFrame:
-        return pd.DataFrame(
-            {
-                "unit": [unit.id for unit in units],
-                "prompt_id": [unit.prompt.id for unit in units],
-                "prompt": [unit.prompt.text for unit in units],
-                "task": [unit.prompt.task for unit in units],
-                "seed": [unit.seed for unit in units],
-                "arm": arm,
-                "metric": self.metric.name,
-                "value": rows["value"].to_numpy(),
-                "status": rows["status"].to_numpy(),
-            }
+def _say_notes(name: str, table: pd.DataFrame, meter: Meter) -> None:
+    """Say once per metric which prompts it did not take whole."""
+    noted = table[table["note"] != ""].drop_duplicates("prompt_id")
+    if len(noted):
+        first = noted.iloc[0]
+        meter.note(
+            f"note: {name}: {len(noted)} of {table['prompt_id'].nunique()} prompts have a remark, the first "
+            f"{first['prompt_id']}: {first['note']} (column note of scores.parquet)"
         )
 
 
-def _jsonable(value: Any) -> Any:
-    """Identities may hold tuples, paths or numpy numbers; hashes need plain data."""
-    if isinstance(value, dict):
-        return {str(name): _jsonable(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        items = [_jsonable(item) for item in value]
-        return sorted(items, key=str) if isinstance(value, (set, frozenset)) else items
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return value.item() if isinstance(value, np.generic) else str(value)
+def left_out_error(left_out: Mapping[str, SinkscopeError], total: int) -> SinkscopeError:
+    """One error for all metrics that were left out, with the commands that would get them."""
+    count = f"{len(left_out)} of {total} metrics could not be computed"
+    lines = [f"{count}; the others were scored, and every earlier score is kept."]
+    lines += [f"  {name}: {error}" for name, error in left_out.items()]
+    kind = (
+        MissingWeightsError
+        if any(isinstance(error, MissingWeightsError) for error in left_out.values())
+        else SinkscopeError
+    )
+    return kind("\n".join(lines))

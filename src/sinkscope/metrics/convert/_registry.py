@@ -77,7 +77,7 @@ def convert(
         raise UsageError(f"No such file: {', '.join(absent)}. Give the released {', '.join(about.sources)}.")
     if folder is None and not about.folder:
         raise UsageError(
-            f"Converting {kind!r} needs a folder to write to: sinkscope convert {kind} SOURCE FOLDER."
+            f"Converting {kind!r} needs a folder to write to: sinkscope convert {kind} SOURCE --out FOLDER."
         )
     target = weights_folder() / about.folder if folder is None else Path(folder)
     work: Callable[..., None] = import_module(f"{__package__}.{about.module}").convert
