@@ -220,6 +220,10 @@ def test_dose_response():
     difference = rows.loc["edit", "slope"] - rows.loc["control", "slope"]
     assert rows.loc["edit-control", "slope"] == pytest.approx(difference)
     assert rows.loc["edit-control", "ci_high"] < 0 and rows.loc["edit", "doses"] == "0, 1, 5"
+    ranks = scipy_stats.page_trend_test(wide[["sink5", "sink", "baseline"]].to_numpy()).pvalue
+    assert rows.loc["edit", "p_page"] == pytest.approx(2 * ranks) and np.isnan(
+        rows.loc["edit-control", "p_page"]
+    )
 
 
 def test_dose_response_refuses():

@@ -224,3 +224,20 @@ def test_rank_deficient_distances_are_refused():
         stats.check_rank(10, 64, what="FD")
     with pytest.raises(UsageError, match="at least 2 images"):
         stats.check_rank(1, 1)
+
+
+# ---- trend
+
+
+def test_page_trend_equals_scipy_on_either_side():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 30)) + 0.3 * np.arange(4)[:, None]
+    up = scipy_stats.page_trend_test(values.T).pvalue
+    assert stats.page_trend(values) == pytest.approx(2 * up, rel=1e-10)
+    assert stats.page_trend(-values) == pytest.approx(stats.page_trend(values), rel=1e-10)
+    assert stats.page_trend(np.ones((3, 9))) == 1
+    whole = rng.integers(0, 3, size=(4, 20)).astype(float)
+    assert stats.page_trend(whole * 0.3) == stats.page_trend(whole)
+    assert np.isnan(stats.page_trend(values[:2]))
+    with pytest.raises(UsageError, match=r"expected \[dose, prompt\]"):
+        stats.page_trend(values[0])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from ._bootstrap import Interval, keyed_generator
 from ._boundary import Boundary, dose_boundary, find_boundary
-from ._dose import dose_response, prompt_slopes
+from ._dose import dose_response, page_trend, prompt_slopes
 from ._double import DoubleContrast, difference_of_differences, double_effects
 from ._effects import Contrast, effects
 from ._intervals import bca_interval, clustered_interval, mean_interval, paired_proportions
@@ -69,6 +69,7 @@ __all__ = [
     "keyed_generator",
     "leave_one_task_out",
     "mean_interval",
+    "page_trend",
     "paired_proportions",
     "paired_t",
     "power_difference",

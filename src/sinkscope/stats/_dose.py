@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import page_trend_test
 
 from sinkscope.errors import UsageError
 
@@ -22,7 +23,7 @@ from ._summary import Sample, adjust, summarise
 
 DOSE_COLUMNS = tuple(
     "metric task series doses n_prompts n_units slope sd dz ci_low ci_high level p_t p_wilcoxon p_holm note "
-    "missing_units".split()
+    "missing_units p_page".split()
 )
 
 
@@ -48,6 +49,29 @@ def prompt_slopes(values: ArrayLike, budgets: ArrayLike) -> Floats:
     x = np.log1p(doses)
     weight = (x - x.mean()) / np.square(x - x.mean()).sum()
     return np.asarray(weight @ scores)
+
+
+def page_trend(values: ArrayLike) -> float:
+    """Two-sided p of Page's test that scores rise or fall with the dose, by ranks within prompts (Page 1963).
+
+    It asks for order only, so one prompt with a large score cannot decide it, and no dose scale is assumed.
+
+    Args:
+        values: Scores `[dose, prompt]`, doses ascending.
+
+    Returns:
+        Twice the smaller one-sided p, at most 1; NaN with fewer than three doses or two prompts.
+    """
+    scores = checked(values, least=1)
+    if scores.ndim != 2:
+        raise UsageError(f"Got scores of shape {scores.shape}, expected [dose, prompt].")
+    if len(scores) < 3 or scores.shape[1] < 2:
+        return float("nan")
+    # Averages over seeds tie up to rounding only; ranks must see them as ties.
+    scale = np.abs(scores).max()
+    ranked = np.round(scores / (scale or 1.0), 12).T
+    p = [float(page_trend_test(side).pvalue) for side in (ranked, -ranked)]
+    return min(1.0, 2 * min(p))
 
 
 def dose_response(
@@ -144,6 +168,11 @@ def _slopes(
             name: prompt_slopes(case.values[[arms.index(arm) for arm in doses]], list(doses.values()))
             for name, doses in series.items()
         }
+    page = {}
+    for name, doses in series.items():
+        ascending = sorted(doses, key=lambda arm: doses[arm])
+        scores = case.values[[arms.index(arm) for arm in ascending]] if case.prompts else np.empty((0, 0))
+        page[name] = page_trend(scores) if scores.size else float("nan")
     if "control" in slopes:
         slopes["edit-control"] = slopes["edit"] - slopes["control"]
     note = []
@@ -160,4 +189,7 @@ def _slopes(
         "missing_units": case.missing,
         "note": "; ".join(note),
     }
-    return [({**about, "series": name}, Sample(values, case.prompts)) for name, values in slopes.items()]
+    return [
+        ({**about, "series": name, "p_page": page.get(name, float("nan"))}, Sample(values, case.prompts))
+        for name, values in slopes.items()
+    ]
