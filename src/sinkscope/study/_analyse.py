@@ -21,7 +21,7 @@ from sinkscope.study._store import Store
 from sinkscope.study._study import Study
 
 BOOTSTRAP_SEED = 0
-TABLES = 2
+TABLES = 3
 """Raised when tables get other columns, so that a finished run is analysed again."""
 NO_EFFECTS = "metric task contrast kind arm reference n_prompts n_units effect ci_low ci_high verdict note"
 """Columns of the table of effects where a study declares no contrast."""
