@@ -253,6 +253,19 @@ def test_mass_controls_hold_the_mass_of_the_treated_keys(sd3: Any, select: Any) 
     assert not any(set(a) & set(b) for a, b in zip(pairs["a"], pairs["b"], strict=True))
 
 
+def test_the_mass_control_stays_in_the_segments_that_hold_enough(sd3: Any) -> None:
+    edit = Edit(TopMass(keys_per_head=3), layers=[0], steps=[0])
+    treated, control = receipt_of(sd3, edit).table(), receipt_of(sd3, edit.control("mass", seed=1)).table()
+    for segment in ("keys_image", "keys_text"):
+        # With near-uniform attention every segment holds enough.
+        assert ((treated[segment] == 0) == (control[segment] == 0)).all()
+    # Text holds most of the mass left beside all image keys, so it has to give some.
+    whole = Edit(Segment("image"), layers=[0], steps=[0])
+    table = receipt_of(sd3, whole.control("mass")).table()
+    assert (table["keys_image"] == 0).all() and (table["keys_text"] > 0).all()
+    np.testing.assert_allclose(table["mass_before"], table["treated_mass"], rtol=0.01)
+
+
 def test_the_mass_control_follows_the_queries_that_are_edited(sd3: Any) -> None:
     edit = Edit(TOP, layers=[0], steps=[0], queries="text")
     treated, control = receipt_of(sd3, edit).table(), receipt_of(sd3, edit.control("mass")).table()

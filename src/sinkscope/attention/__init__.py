@@ -22,6 +22,7 @@ from ._context import SelectionContext, default_group
 from ._derived import segment_mass, top_mass_share
 from ._edits import STAGES, Action, EditedCall, ResolvedEdit
 from ._mass_after import mass_after
+from ._match import TOLERANCE as MASS_TOLERANCE
 from ._match import match_mass, stand_ins
 from ._measure import STATISTICS, Measurement, incoming_mass, measure
 from ._operands import Operands, allowed_keys
@@ -53,6 +54,7 @@ from ._selectors import (
 )
 
 __all__ = [
+    "MASS_TOLERANCE",
     "STAGES",
     "STATISTICS",
     "Action",

@@ -36,22 +36,27 @@ def match_mass(mass: Tensor, free: Tensor, target: Tensor, orders: Iterable[Tens
         Boolean [..., key]. At least one key wherever two are free, also where the lightest key is too heavy;
         the closest that was found where the target is out of reach.
     """
-    mass, target = mass.detach().cpu().double(), target.detach().cpu().double()[..., None]
-    free = free.cpu()
-    best = torch.zeros_like(free)
-    gap = torch.full_like(target, torch.inf)
+    shape = mass.shape
+    mass, free = mass.detach().cpu().double().reshape(-1, shape[-1]), free.cpu().reshape(-1, shape[-1])
+    goal = target.detach().cpu().double().reshape(-1, 1)
+    best, gap = torch.zeros_like(free), torch.full_like(goal, torch.inf)
+    heads = torch.arange(len(goal))
     for numbers in orders:
-        found = _exchange(_fill(mass, free, target, numbers.cpu()), mass, free, target)
-        distance = (target - _held(found, mass)).abs()
-        # A head that is good enough keeps its set, whatever its neighbours still need.
-        better = (gap > TOLERANCE * target) & (distance < gap)
-        best, gap = torch.where(better, found, best), torch.where(better, distance, gap)
-        if bool((gap <= TOLERANCE * target).all()):
-            return best
-    few = (gap > TOLERANCE * target)[..., 0] & (free.sum(-1) <= _FEW)
+        part = mass[heads], free[heads], goal[heads]
+        found = _exchange(_fill(*part, numbers.cpu().reshape(-1, shape[-1])[heads]), *part)
+        distance = (part[2] - _held(found, part[0])).abs()
+        best[heads] = torch.where(distance < gap[heads], found, best[heads])
+        gap[heads] = torch.minimum(distance, gap[heads])
+        # A head that is good enough keeps its set, whatever its neighbours still need; another order does not
+        # help one whose keys are too light together.
+        again = (gap > TOLERANCE * goal) & (_held(free, mass) > goal)
+        heads = heads[again[heads, 0]]
+        if not len(heads):
+            break
+    few = (gap > TOLERANCE * goal)[:, 0] & (free.sum(-1) <= _FEW)
     if bool(few.any()):
-        best[few] = _closest_of_all(mass[few], free[few], target[few])
-    return best
+        best[few] = _closest_of_all(mass[few], free[few], goal[few])
+    return best.reshape(shape)
 
 
 def _closest_of_all(mass: Tensor, free: Tensor, target: Tensor) -> Tensor:
@@ -91,41 +96,49 @@ def _fill(mass: Tensor, free: Tensor, target: Tensor, numbers: Tensor) -> Tensor
 
 
 def _exchange(chosen: Tensor, mass: Tensor, free: Tensor, target: Tensor) -> Tensor:
-    """Add, drop or exchange single keys while that brings the sum closer."""
-    limit = free.sum(-1, keepdim=True) - 1
+    """Add, drop or exchange single keys while that brings the sum closer; all [head, key]."""
+    chosen = chosen.clone()
+    heads = torch.arange(len(chosen))
     for _ in range(_EXCHANGES):
-        short = target - _held(chosen, mass)
-        count = chosen.sum(-1, keepdim=True)
-        outside, place = torch.where(free & ~chosen, mass, torch.inf).sort(dim=-1, stable=True)
-        # What every taken key would have to be exchanged for; a key of mass 0 in front stands for nothing.
-        leaving = torch.cat([torch.where(chosen, mass, torch.inf), torch.zeros_like(target)], dim=-1)
-        wanted = torch.where(torch.isfinite(leaving), leaving + short, 0.0)
-        above = torch.searchsorted(outside, wanted).clamp(max=outside.shape[-1] - 1)
-        pair = torch.stack([above, (above - 1).clamp(min=0)])
-        miss = torch.stack([(outside.gather(-1, side) - wanted).abs() for side in pair])
-        miss = miss.masked_fill(torch.isinf(leaving), torch.inf)
-        miss[..., -1:].masked_fill_(count >= limit, torch.inf)
-        side = miss.argmin(0, keepdim=True)
-        swap = miss.gather(0, side)[0]
-        swapped = swap.argmin(-1, keepdim=True)
-        dropping = torch.where(chosen & (count > 1), (short + mass).abs(), torch.inf)
-        dropped = dropping.argmin(-1, keepdim=True)
-        gains = torch.stack([swap.gather(-1, swapped), dropping.gather(-1, dropped)])
-        nearest = gains.amin(0)
-        helps = (nearest < short.abs()) & (short.abs() > _AIM * target)
-        if not bool(helps.any()):
+        far = (target - _held(chosen, mass)).abs() > _AIM * target
+        heads = heads[far[heads, 0]]
+        changed, helps = _change(chosen[heads], mass[heads], free[heads], target[heads])
+        heads = heads[helps]
+        if not len(heads):
             break
-        drops = gains.argmin(0).bool()
-        out = torch.where(drops, dropped, swapped)
-        entering = place.gather(-1, pair.gather(0, side)[0].gather(-1, swapped))
-        chosen = _switch(chosen, out, entering, helps, drops)
+        chosen[heads] = changed[helps]
     return chosen
 
 
-def _switch(chosen: Tensor, out: Tensor, entering: Tensor, helps: Tensor, drops: Tensor) -> Tensor:
+def _change(chosen: Tensor, mass: Tensor, free: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The single change that helps most, and boolean [head]: whether it helps at all."""
+    short = target - _held(chosen, mass)
+    count, limit = chosen.sum(-1, keepdim=True), free.sum(-1, keepdim=True) - 1
+    outside, place = torch.where(free & ~chosen, mass, torch.inf).sort(dim=-1, stable=True)
+    # What every taken key would have to be exchanged for; a key of mass 0 at the end stands for nothing.
+    leaving = torch.cat([torch.where(chosen, mass, torch.inf), torch.zeros_like(target)], dim=-1)
+    wanted = torch.where(torch.isfinite(leaving), leaving + short, 0.0)
+    above = torch.searchsorted(outside, wanted).clamp(max=outside.shape[-1] - 1)
+    pair = torch.stack([above, (above - 1).clamp(min=0)])
+    miss = torch.stack([(outside.gather(-1, side) - wanted).abs() for side in pair])
+    miss = miss.masked_fill(torch.isinf(leaving), torch.inf)
+    miss[..., -1:].masked_fill_(count >= limit, torch.inf)
+    side = miss.argmin(0, keepdim=True)
+    swap = miss.gather(0, side)[0]
+    swapped = swap.argmin(-1, keepdim=True)
+    dropping = torch.where(chosen & (count > 1), (short + mass).abs(), torch.inf)
+    dropped = dropping.argmin(-1, keepdim=True)
+    gains = torch.stack([swap.gather(-1, swapped), dropping.gather(-1, dropped)])
+    drops = gains.argmin(0).bool()
+    entering = place.gather(-1, pair.gather(0, side)[0].gather(-1, swapped))
+    changed = _switch(chosen, torch.where(drops, dropped, swapped), entering, drops)
+    return changed, (gains.amin(0) < short.abs())[:, 0]
+
+
+def _switch(chosen: Tensor, out: Tensor, entering: Tensor, drops: Tensor) -> Tensor:
     """Take `out` away (the number of keys stands for nothing) and, unless only dropped, put `entering` in."""
     keys = torch.arange(chosen.shape[-1])
-    return (chosen & ~((keys == out) & helps)) | ((keys == entering) & helps & ~drops)
+    return (chosen & ~(keys == out)) | ((keys == entering) & ~drops)
 
 
 def stand_ins(treated: Tensor, free: Tensor, numbers: Tensor, part: Tensor) -> Tensor:

@@ -156,7 +156,8 @@ def _mass(treated: Treated, seed: int) -> ControlParts:
     )
     text = (
         "random keys that hold as much mass in every row and head (within 1 %, or as close as other keys "
-        "come), never the keys the treatment would take there; their number differs"
+        "come), of the same segments where these hold enough, never the keys the treatment would take there; "
+        "their number differs"
     )
     return ControlParts(drawn, treated.action, ("mass",), text, seed)
 

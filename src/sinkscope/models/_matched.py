@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sinkscope.attention import (
+    MASS_TOLERANCE,
     BottomMass,
     Frozen,
     Keys,
@@ -134,8 +135,9 @@ class MatchedMass(_Matched):
     """Random keys that hold as much mass in every row and head as those another selector chooses there.
 
     Within 1 %, or as close as the search comes (`sinkscope.attention.match_mass`); the number of keys
-    differs. Every head has a set of its own, and at least one key that the other selector leaves alone stays.
-    Draws are keyed by unit, seed, site, branch and step.
+    differs. Segment by segment where the other keys of the treated segments hold enough, else from all
+    segments together. Every head has a set of its own, and at least one key that the other selector leaves
+    alone stays. Draws are keyed by unit, seed, site, branch and step.
 
     Raises:
         UsageError: on choosing, when fewer than two other keys are left.
@@ -151,10 +153,28 @@ class MatchedMass(_Matched):
         treated = self.of.choose(ctx)
         free = ctx.candidates()[:, None] & ~treated
         _check_enough(2 * treated.any(-1).long(), free.sum(-1), ctx)
-        mass = ctx.mass(self.queries)
-        target = torch.where(treated, mass.double(), 0.0).sum(-1)
-        found = match_mass(mass, free, target, self._orders(ctx)).to(treated.device)
-        return found & treated.any(-1, keepdim=True)
+        mass = ctx.mass(self.queries).double()
+        found = torch.zeros_like(treated)
+        missed = torch.zeros_like(treated[..., 0])
+        part = segment_codes(ctx)
+        for code in torch.unique(part).tolist():
+            here = (part == code)[:, None]
+            keys, gap = self._match(mass, free & here, treated & here, ctx)
+            found, missed = found | keys, missed | gap
+        everywhere, _ = self._match(mass, free, treated & missed[..., None], ctx)
+        return torch.where(missed[..., None], everywhere, found)
+
+    def _match(
+        self, mass: Tensor, free: Tensor, treated: Tensor, ctx: SelectionContext
+    ) -> tuple[Tensor, Tensor]:
+        """The keys, and bool `[row, head]`: where they miss the mass of the treated ones by more than 1 %."""
+        some = treated.any(-1)
+        target = torch.where(treated, mass, 0.0).sum(-1)
+        if not bool(some.any()):
+            return torch.zeros_like(treated), some
+        found = match_mass(mass, free & some[..., None], target, self._orders(ctx)).to(treated.device)
+        gap = (torch.where(found, mass, 0.0).sum(-1) - target).abs()
+        return found, some & (gap > MASS_TOLERANCE * target)
 
     def _orders(self, ctx: SelectionContext) -> Iterator[Tensor]:
         yield ctx.uniform(self.seed)
