@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tests.study.small import tiny_study
+from tests.study.small import ARMS, tiny_study
 from tests.tiny import FAMILIES
 
 from sinkscope import cli
@@ -17,7 +17,9 @@ from sinkscope.study import Run, run
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("runs") / "table6"
-    run(tiny_study(name="paper/table6:corrected"), made, pipe=FAMILIES["sd3"](), progress=False)
+    arms = {name: ARMS[name] for name in ("sink_1", "random_1")}
+    study = tiny_study(name="paper/table6:corrected", arms=arms, metrics=("rmse",))
+    run(study, made, pipe=FAMILIES["sd3"](), progress=False)
     return made
 
 
