@@ -52,8 +52,8 @@ def test_tables_by_hand() -> None:
     assert (mass["treated"], mass["control"], mass["ratio"], mass["in_call"]) == pytest.approx(
         (0.2, 0.05, 0.25, 0.5)
     )
-    assert table.loc[("segment", "text"), "treated"] == pytest.approx(0.75)
-    assert table.loc[("segment", "text"), "control"] == pytest.approx(0.125)
+    assert table.loc[("segment", "text"), "treated"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert table.loc[("segment", "text"), "control"] == pytest.approx(0.25 / 3)
     persistence = table.loc[("persistence", "")]
     assert (persistence["treated"], persistence["control"], persistence["calls"]) == (0.75, 0.125, 2)
     assert table["matched"].sum() == 1

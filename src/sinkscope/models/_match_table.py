@@ -112,9 +112,11 @@ def _segments(treated: pd.DataFrame, control: pd.DataFrame, tolerance: float) ->
 
 
 def _share(frame: pd.DataFrame, name: str) -> float:
-    total = float(frame["keys"].sum())
-    held = float(frame[name].sum()) if name in frame.columns else 0.0
-    return held / total if total else float("nan")
+    # Per call and head first: a control of other numbers of keys would else count its large sets more.
+    acted = frame[frame["keys"] > 0]
+    if acted.empty:
+        return float("nan")
+    return float((acted[name] / acted["keys"]).mean()) if name in frame.columns else 0.0
 
 
 def _persistence(
