@@ -48,6 +48,23 @@ def test_control_shorthand_in_a_file(tmp_path: Path) -> None:
         Study.from_dict({"arms": {"random": {"control": "count", "of": "sink"}}})
 
 
+@pytest.mark.parametrize(
+    "kind", ["count", "segment", "mass", "persistence", "bottom", "next", "query", "null"]
+)
+def test_every_kind_of_control_has_a_shorthand(tmp_path: Path, kind: str) -> None:
+    sink = {"select": {"TopMass": {"keys_per_head": 1}}}
+    data = {
+        "arms": {"sink": sink, "control": {"control": kind, "of": "sink", "seed": 2}},
+        "metrics": ["ssim"],
+    }
+    study = Study.from_dict(yaml.safe_load(yaml.safe_dump(data)))
+    assert study.edits("control") == (SINK.control(kind, seed=2),)
+    again = Study.from_dict(yaml.safe_load(yaml.safe_dump(study.to_dict())))
+    assert again == study and again.hash == study.hash
+    declared = [(c.arm, c.reference) for c in contrasts(study) if c.kind == "edit-control"]
+    assert declared == ([] if kind == "null" else [("sink", "control")])
+
+
 def test_the_hash_names_what_can_change_an_image() -> None:
     study = tiny_study()
     same = tiny_study(metrics=("ssim",), margins={}, level=0.9, draws=500, name="other")
