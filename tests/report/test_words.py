@@ -125,6 +125,18 @@ def test_several_controls_of_one_edit_are_kept_apart(fake: ModuleType) -> None:
     assert "sink_1 against segment_1" in words.specificity(table(*rows), arms).answer
 
 
+def test_comparisons_that_agree_are_said_once(fake: ModuleType) -> None:
+    made = fake.arms((1, 5))
+    made["segment_1"] = made["random_1"] | {"control": {"of": "abc", "kind": "segment", "text": "t"}}
+    arms = read_arms({"arms": made})
+    rows = [contrast("scene", budget, 0.0, "inconclusive") for budget in (1, 5)]
+    said = words.specificity(table(*rows), arms).answer
+    assert "inconclusive at every budget (1 and 5 keys per head)" in said
+    rows.append(contrast("scene", 1, 0.0, "inconclusive") | {"reference": "segment_1"})
+    said = words.specificity(table(*rows), arms).answer
+    assert "inconclusive in every comparison (sink_1 against random_1" in said
+
+
 def test_arm_roles_pairs_and_names(fake: ModuleType) -> None:
     made = fake.arms((1, 5))
     made["late"] = made["sink_5"] | {"steps": [0.5, 1.0]}
@@ -386,4 +398,5 @@ def test_controls_of_equal_number_keep_the_budget_of_their_treatment() -> None:
             }
         }
     )
+    assert [a.control for a in arms.values()] == ["", "segment", "persistence", "next"]
     assert [(a.role, a.budget) for a in arms.values()][1:] == [("segment", 5), ("segment", 5), ("other", 5)]

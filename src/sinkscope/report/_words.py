@@ -120,7 +120,8 @@ def pattern(rows: list[Row], arms: Mapping[str, Arm], say: Callable[[Row], str] 
         groups.setdefault(say(row), []).append(row)
     if len(groups) == 1 and len(rows) > 1:
         doses = _doses(rows, arms, named=named).removeprefix("at ").removeprefix("in ")
-        return f"{next(iter(groups))} at every budget ({doses})"
+        every = "in every comparison" if named else "at every budget"
+        return f"{next(iter(groups))} {every} ({doses})"
     return "; ".join(f"{word} {_doses(part, arms, named=named)}" for word, part in groups.items())
 
 
