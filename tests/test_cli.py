@@ -79,7 +79,7 @@ def test_omp_waits_passively_before_torch_starts() -> None:
 USAGE: list[tuple[list[str], str]] = [
     ([], ""),
     (["demoo"], "invalid choice"),
-    (["run"], "neither a study file nor --model"),
+    (["run"], "neither a study file, a preset nor --model"),
     (["run", "s.yaml", "--model", "x", "--steps", "3"], "both s.yaml and --model, --steps"),
     (["run", "missing.yaml"], "missing.yaml"),
     (["run", "--model", "nowhere", "--prompts", "p.txt"], "Unknown model 'nowhere'"),

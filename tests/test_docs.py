@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 TOPICS = (
-    "index observe intervene studies prompts run-folder verdicts compare power metrics embedded-model "
+    "index observe intervene studies presets prompts run-folder verdicts compare power metrics embedded-model "
     "errors footguns"
 ).split()
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sinkscope import _recipe_commands
+from sinkscope._planted_command import planted as planted
 from sinkscope._preset_commands import compare as compare
+from sinkscope._recipe_commands import presets as presets
 from sinkscope._stats_commands import power as power
 from sinkscope.errors import SinkscopeError, UsageError
 
@@ -35,7 +40,15 @@ def run(arguments: Namespace) -> int:
     from sinkscope.study import Study
 
     given = [name for name in ONLY_WITHOUT_FILE if getattr(arguments, name) is not None]
+    for_presets = [name for name in ("variant", "scale") if getattr(arguments, name) is not None]
+    if arguments.study is not None and not _recipe_commands.is_file(arguments.study):
+        study = _recipe_commands.study_of(arguments, _options(arguments.option))
+        return _run_study(study, arguments, pipe=None)
+    if arguments.study is None and for_presets:
+        flags = ", ".join("--" + name for name in for_presets)
+        raise UsageError(f"Got {flags} without a preset. Try: sinkscope run paper/table6 {flags} ...")
     if arguments.study is not None:
+        given += for_presets
         if given:
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
             raise UsageError(
@@ -44,7 +57,8 @@ def run(arguments: Namespace) -> int:
         return _run_study(Study.from_yaml(arguments.study), arguments, pipe=None)
     if arguments.model is None:
         raise UsageError(
-            "Got neither a study file nor --model. Try: sinkscope run STUDY.yaml, or sinkscope demo."
+            "Got neither a study file, a preset nor --model. Try: sinkscope run STUDY.yaml, sinkscope run "
+            "paper/table6, or sinkscope demo."
         )
     pipe = _load(arguments.model, arguments.device)
     return _run_study(_study_of(arguments, pipe), arguments, pipe=pipe)
@@ -74,7 +88,7 @@ def _study_of(arguments: Namespace, pipe: Any) -> Study:
         prompts=prompts,
         n_prompts=count,
         arms=default_arms(sites(pipe), budgets=arguments.budgets or (1,), layers=arguments.layers),
-        metrics=arguments.metrics or _fitting_metrics(shapes and prompts == "shapes"),
+        metrics=_canonical(arguments.metrics or ()) or _fitting_metrics(shapes and prompts == "shapes"),
         metric_options=_options(arguments.option),
         **{name: value for name, value in settings.items() if value is not None},
     )
@@ -82,10 +96,21 @@ def _study_of(arguments: Namespace, pipe: Any) -> Study:
 
 def _options(given: list[tuple[str, str, Any]] | None) -> dict[str, dict[str, Any]]:
     """Metric -> its options, from what `--option` collected."""
+    if not given:
+        return {}
+    from sinkscope.metrics import canonical
+
     found: dict[str, dict[str, Any]] = {}
-    for metric, name, value in given or ():
-        found.setdefault(metric, {})[name] = value
+    for metric, name, value in given:
+        found.setdefault(canonical(metric), {})[name] = value
     return found
+
+
+def _canonical(given: Sequence[str]) -> tuple[str, ...]:
+    """Names of metrics for the names or aliases that were given."""
+    from sinkscope.metrics import canonical
+
+    return tuple(dict.fromkeys(canonical(name) for name in given))
 
 
 def _fitting_metrics(shapes: bool) -> tuple[str, ...]:
@@ -101,7 +126,8 @@ def _run_study(study: Study, arguments: Namespace, *, pipe: Any) -> int:
     from sinkscope.study import run as run_study
 
     _quiet_libraries()
-    name = study.name if arguments.command == "demo" else f"{study.name}-{study.hash}"
+    safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", study.name)
+    name = safe if arguments.command == "demo" else f"{safe}-{study.hash}"
     # Kept in the arguments so that an interrupt can say what is in the folder.
     arguments.out = arguments.out or Path("runs") / name
     result = run_study(study, arguments.out, progress=not arguments.quiet, device=arguments.device, pipe=pipe)
@@ -129,9 +155,36 @@ def score(arguments: Namespace) -> int:
 
     _quiet_libraries()
     result = Run.open(arguments.run)
-    result.score(arguments.metrics, options=_options(arguments.option), progress=not arguments.quiet)
-    _print_effects(result)
-    print(f"scores: {result.folder / 'scores.parquet'}")
+    try:
+        result.score(
+            arguments.metrics,
+            options=_options(arguments.option),
+            progress=not arguments.quiet,
+            device=arguments.device,
+        )
+    finally:
+        # Metrics that could not be computed end in an error; what was scored is shown all the same.
+        if (result.folder / "effects.parquet").is_file():
+            _print_effects(result)
+            print(f"scores: {result.folder / 'scores.parquet'}")
+    return 0
+
+
+def convert(arguments: Namespace) -> int:
+    """List what can be converted, or convert it."""
+    from sinkscope.metrics.convert import KINDS
+    from sinkscope.metrics.convert import convert as convert_weights
+
+    if arguments.kind is None:
+        for kind, about in KINDS.items():
+            print(
+                f"sinkscope convert {kind} {' '.join(about.sources)}{'' if about.folder else ' --out FOLDER'}"
+            )
+        return 0
+    _quiet_libraries()
+    made = convert_weights(arguments.kind, arguments.sources, arguments.out, tokenizer=arguments.tokenizer)
+    size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+    print(f"weights: {made} ({size / 1e9:.2f} GB)")
     return 0
 
 

@@ -18,6 +18,8 @@ from sinkscope.errors import SinkscopeError
 EPILOG = """examples:
   sinkscope demo --quick
   sinkscope run study.yaml --out runs/first
+  sinkscope presets
+  sinkscope run paper/table6 --variant as_released
   sinkscope run --model path/to/pipeline --prompts prompts.txt --out runs/mine
   sinkscope score runs/mine --metrics clip_t,ssim
   sinkscope observe shapes --prompt "a photo of a red circle"
@@ -73,7 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sinkscope {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
-    for add in (_demo, _run, _score, _report, _compare, _power, _observe, _sites, _doctor):
+    adders = (_demo, _presets, _run, _score, _convert, _report, _compare, _power, _planted, _observe, _sites)
+    for add in (*adders, _doctor):
         add(commands)
     return parser
 
@@ -94,12 +97,16 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "run",
         help="run a study, or continue one; the same command resumes",
-        description="Run a study file, or the default arms (null, strongest sinks, as many random keys).",
+        description="Run a preset, a study file, or the default arms (null, strongest sinks, as many random "
+        "keys).",
     )
-    parser.add_argument("study", nargs="?", type=Path, metavar="STUDY.yaml", help="study file")
+    parser.add_argument(
+        "study", nargs="?", metavar="STUDY", help="a study file (.yaml), or a preset such as paper/table6"
+    )
+    _variant(parser)
     parser.add_argument("--out", type=Path, help="run folder (default: runs/<name>-<hash>)")
     _common(parser)
-    own = parser.add_argument_group("without a study file")
+    own = parser.add_argument_group("without a study file; with a preset most of them change it")
     own.add_argument("--model", help="'shapes', 'shapes-unet', a pipeline folder, or a hub id")
     own.add_argument(
         "--prompts",
@@ -122,6 +129,21 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _option(own)
 
 
+def _presets(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("presets", help="list the named studies, or say what one of them does")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="for example paper/table6")
+    parser.add_argument("--model", help="plan it for this model (default: the preset's own)")
+    _variant(parser)
+    parser.add_argument("--out", type=Path, help="write its study as a .yaml file")
+
+
+def _variant(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--variant", help="of a preset: corrected (default) or as_released")
+    parser.add_argument(
+        "--scale", help="of a preset: demo or full (default: demo for embedded models, full for others)"
+    )
+
+
 def _score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("score", help="score a finished run again or with further metrics")
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder")
@@ -132,7 +154,20 @@ def _score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument(
         "--list", action="store_true", help="list the metrics and whether they can be computed here"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    _common(parser)
+
+
+def _convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="make safetensors of released metric weights that come as pickles",
+        description="Without arguments: list what can be converted. Pickles are read as tensors only "
+        "(weights_only); none of their code runs.",
+    )
+    parser.add_argument("kind", nargs="?", metavar="KIND", help="hps, imagereward, lpips-alex ...")
+    parser.add_argument("sources", nargs="*", type=Path, metavar="FILE", help="the released files, in order")
+    parser.add_argument("--out", type=Path, help="folder to write (default: where the metric looks)")
+    parser.add_argument("--tokenizer", help="folder or hub id of the tokenizer that goes along")
 
 
 def _report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -165,6 +200,18 @@ def _power(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     asked.add_argument("--effect", type=float, help="a difference to be found, in the metric's units")
     asked.add_argument("--margin", type=float, help="a margin to stay inside (default: the study's own)")
     parser.add_argument("--power", type=float, default=0.8, help="chance of success (default: 0.8)")
+
+
+def _planted(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "planted",
+        help="judge models whose truth is planted; 1 if any answer is wrong",
+        description="Models built by hand, whose sinks and effects are known, go through the ordinary study.",
+    )
+    parser.add_argument("--seeds", type=int, default=20, help="models per case (default: 20)")
+    parser.add_argument("--cases", type=names, metavar="moving,only_mass", help="cases (default: all)")
+    parser.add_argument("--out", type=Path, help="write every answer as .csv")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _observe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,7 +1,7 @@
 """What a preset has to know of a model before it is loaded: depth, heads, tokens.
 
-Read from the configuration files of the embedded models, of a local folder and of the hub's cache; the models
-of the paper are written down here, so that a plan can be made where their weights are not.
+Read from the configuration files of a local folder or of the hub's cache. The embedded models and those of
+the paper are written down here, so that a plan can be made where their weights are not.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Facts:
 
 
 KNOWN = {
+    "shapes": Facts("shapes", "joint", layers=6, heads=4, image=64, text=32, guidance=4.0),
+    "shapes-unet": Facts("shapes-unet", "unet", layers=4, heads=4, image=64, text=16, guidance=4.0),
     SD3: Facts(SD3, "joint", layers=24, heads=24, image=4096, text=333, guidance=7.0),
     SDXL: Facts(SDXL, "unet", layers=10, heads=20, image=1024, text=77, guidance=5.0),
 }
@@ -82,14 +84,8 @@ def _joint(name: str, folder: Path, config: dict[str, Any]) -> Facts:
     layers = int(config["num_layers"]) + int(config.get("num_single_layers") or 0)
     side = int(config.get("sample_size") or 128) // int(config.get("patch_size") or 1)
     clip = _json(folder / "tokenizer" / "tokenizer_config.json").get("model_max_length", 77)
-    t5, guidance = _T5_TEXT, 7.0
-    if name in EMBEDDED:
-        from sinkscope import shapes
-
-        t5 = int(shapes.defaults()["max_sequence_length"])
-        guidance = float(shapes.defaults()["guidance_scale"])
     heads = int(config["num_attention_heads"])
-    return Facts(name, "joint", layers, heads, image=side**2, text=int(clip) + t5, guidance=guidance)
+    return Facts(name, "joint", layers, heads, image=side**2, text=int(clip) + _T5_TEXT, guidance=7.0)
 
 
 def _unet(name: str, folder: Path, config: dict[str, Any]) -> Facts:
@@ -97,19 +93,7 @@ def _unet(name: str, folder: Path, config: dict[str, Any]) -> Facts:
     depth, heads = _last(config.get("transformer_layers_per_block", 1)), _last(config["attention_head_dim"])
     side = int(config["sample_size"]) >> (len(blocks) - 1)
     clip = _json(folder / "tokenizer" / "tokenizer_config.json").get("model_max_length", 77)
-    return Facts(name, "unet", depth, heads, image=side**2, text=int(clip), guidance=_unet_guidance(name))
-
-
-def _unet_guidance(name: str) -> float:
-    if name not in EMBEDDED:
-        return 5.0
-    from inspect import signature
-
-    from sinkscope import shapes
-
-    named: Any = shapes.defaults
-    found = named(name) if signature(named).parameters else named()
-    return float(found["guidance_scale"])
+    return Facts(name, "unet", depth, heads, image=side**2, text=int(clip), guidance=5.0)
 
 
 def _last(value: Any) -> int:
@@ -120,13 +104,6 @@ def _last(value: Any) -> int:
 
 def _folder(model: str) -> Path:
     """Where the configuration files of a model are."""
-    if model in EMBEDDED:
-        from inspect import signature
-
-        from sinkscope import shapes
-
-        find: Any = shapes.folder
-        return Path(find(model)) if signature(find).parameters else Path(find())
     folder = Path(model).expanduser()
     if (folder / "model_index.json").is_file():
         return folder
