@@ -1,4 +1,4 @@
-"""`sinkscope planted`: the bench with planted truth, from a shell. Heavy imports happen inside the functions."""
+"""`sinkscope planted`: the bench with planted truth. Heavy imports happen inside the functions."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def heavy_irrelevant(rng: Rng) -> Planted:
     questions = [*first(keys), *same("sink"), *same("named"), *same("null")]
     for control in ("count", "mass"):
         questions += [*same(control), *same("sink", control)]
-    questions.append(_first_of_text(plant))
+    questions += [Question("steps for which it stays", "4 of 4", Evidence.steps_held), _first_of_text(plant)]
     return Planted(plant, arms, questions)
 
 
@@ -221,7 +221,7 @@ def moving(rng: Rng) -> Planted:
     path = keys_text({head: [[int(key)] for key in keys[head]] for head in range(HEADS)})
     questions = [
         Question("heaviest key at each step", path, Evidence.first),
-        Question("steps with the same heaviest key", f"1 of {steps}", Evidence.steps_held),
+        Question("steps for which it stays", f"1 of {steps}", Evidence.steps_held),
         *worse("sink"),
         *same("frozen"),
     ]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from sinkscope.identity import persistence
 from sinkscope.models import observe
 from sinkscope.recipes.planted._plant import HEADS
 from sinkscope.stats import dose_boundary
@@ -73,10 +74,10 @@ class Evidence:
         return _joined(top.groupby("head")["segment"].unique())
 
     def steps_held(self) -> str:
-        """In how many steps the commonest heaviest key of a head is the heaviest, of how many."""
-        top = self.traces[self.traces["rank"] == 0]
-        counts = top.groupby(["unit", "head"])["key"].agg(lambda keys: keys.value_counts().max())
-        return f"{'/'.join(map(str, sorted(counts.unique())))} of {top['step'].nunique()}"
+        """In how many steps the most lasting heaviest key of a head is the heaviest, of how many."""
+        told = persistence(self.traces[self.traces["rank"] == 0])
+        held = told.groupby(["unit", "head"])["steps_held"].max().unique()
+        return f"{'/'.join(str(count) for count in sorted(held))} of {told['steps_seen'].max()}"
 
     def removed_mass(self, arm: str) -> float:
         """Mean mass, before the edit, of the keys an arm removed in the block that carries the colour."""
