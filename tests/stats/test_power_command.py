@@ -15,8 +15,9 @@ from sinkscope import cli, stats
 def folder(tmp_path: Path) -> Path:
     """What the command reads of a run: that it is one, and its effects."""
     base = noise(40)
-    table = long({"baseline": base, "sink": base + 0.1 + noise(40, key=1) / 2})
-    stats.effects(table, contrasts=[BASE], draws=DRAWS).to_parquet(tmp_path / "effects.parquet")
+    table = long({"baseline": base, "null": base, "sink": base + 0.1 + noise(40, key=1) / 2})
+    both = [BASE, stats.Contrast("null", "baseline")]
+    stats.effects(table, contrasts=both, draws=DRAWS).to_parquet(tmp_path / "effects.parquet")
     (tmp_path / "study.yaml").write_text("format: 1\n")
     return tmp_path
 
@@ -24,8 +25,9 @@ def folder(tmp_path: Path) -> Path:
 def test_power_of_a_run(folder, capsys):
     assert cli.main(["power", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert "power 80 %" in out and "sink - baseline" in out and "detectable_margin" in out
-    assert "prompts_needed " not in out and "asked" not in out
+    assert "found with 80 %" in out and "sink - baseline" in out and "stays in" in out
+    assert "needs" not in out and "asked" not in out
+    assert "left out: m, null - baseline: no standard deviation to go by: the differences do not vary" in out
 
 
 def test_power_for_an_effect_and_a_margin(folder, capsys):
@@ -33,7 +35,7 @@ def test_power_for_an_effect_and_a_margin(folder, capsys):
     out = capsys.readouterr().out
     sd = stats.power_table(pd.read_parquet(folder / "effects.parquet")).loc[0, "sd"]
     needed = stats.prompts_for_difference(0.1, sd, power=0.9).n
-    assert "effect 0.1" in out and f" {needed} " in out and "power 90 %" in out
+    assert "effect 0.1" in out and f" {needed} " in out and "found with 90 %" in out
     assert cli.main(["power", str(folder), "--margin", "0.2"]) == 0
     assert "margin 0.2" in capsys.readouterr().out
 

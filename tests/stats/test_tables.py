@@ -91,10 +91,37 @@ def test_few_flips_of_a_0_1_score_are_not_taken_for_equivalence():
     assert [found[margin]["verdict"] for margin in (0.064, 0.1)] == ["inconclusive", "equivalent"]
     assert "paired proportions reaches beyond" in found[0.064]["note"]
     assert found[0.1]["note"] == "2 of 40 prompts differ: too few to trust the interval"
-    same = stats.effects(long({"baseline": base, "sink": base}), contrasts=[BASE], draws=DRAWS).iloc[0]
+    arms = {"baseline": base, "sink": base}
+    same = stats.effects(long(arms), contrasts=[BASE], draws=DRAWS, margins={"m": 0.01}).iloc[0]
+    assert "not equivalent" not in same["note"]
     limit = float(stats.paired_proportions(np.zeros(40), level=0.9).high)
     assert same["verdict"] == "equivalent"
     assert f"40 prompts do not exclude differences up to {limit:.2g}" in same["note"]
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_skewed_differences_must_pass_the_studentised_interval_too(side):
+    """TOST and BCa lie inside the margin, the studentised interval does not."""
+    draws = np.random.default_rng(3).exponential(size=(10, 30)) - 0.6
+    base, blocked = np.zeros((30, 1)), 0
+    for d in side * draws:
+        bca, studentised = (
+            stats.mean_interval(d, method=m, levels=(0.9,), draws=DRAWS, rng=stats.keyed_generator(1))[0]
+            for m in ("bca", "studentised")
+        )
+        margin = float(max(-bca.low, bca.high) + max(-studentised.low, studentised.high)) / 2
+        arms = {"baseline": base, "sink": d[:, None]}
+        row = stats.effects(
+            long(arms), contrasts=[BASE], draws=DRAWS, margins={"m": margin}, by_task=False
+        ).iloc[0]
+        if row["p_tost"] < 0.05 and "not equivalent: the studentised interval" in row["note"]:
+            assert row["verdict"] != "equivalent" and row["interval_verdict"] == "within"
+            blocked += 1
+        wide = stats.effects(
+            long(arms), contrasts=[BASE], draws=DRAWS, margins={"m": 3.0}, by_task=False
+        ).iloc[0]
+        assert wide["verdict"] == "equivalent" and "studentised" not in wide["note"]
+    assert blocked >= 2
 
 
 @pytest.mark.parametrize(

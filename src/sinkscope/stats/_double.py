@@ -22,7 +22,7 @@ from ._bootstrap import Floats, checked
 from ._scores import LEAST_PAIRS, Complete, check_names, complete, read_scores, refuse_gaps
 from ._summary import NAN, Sample, Summary, adjust, summarise
 from ._tests import tost
-from ._verdict import verdict
+from ._verdict import inside, verdict
 
 DOUBLE_COLUMNS = tuple(
     (
@@ -115,7 +115,7 @@ def double_effects(
         Sample(difference_of_differences(*case.values) if case.prompts else np.empty(0), case.prompts)
         for *_, case in cells
     ]
-    found = summarise(samples, level=level, draws=draws, seed=seed)
+    found = summarise(samples, level=level, draws=draws, seed=seed, guard=bool(margins))
     adjusted = adjust([summary.p_t for summary in found], [task == "all" for _, task, _, _ in cells])
     rows = []
     for index, ((metric, task, contrast, case), sample, summary) in enumerate(
@@ -145,7 +145,7 @@ def _row(
         ci=found.ci,
         level=level,
         p_tost=p_tost,
-        ci90=found.ci90,
+        ci90=found.widest90(None),
         margin=margin,
         identical=identical,
     )
@@ -156,6 +156,8 @@ def _row(
         notes.append(f"{d.size} prompts: nothing to test")
     elif d.size < 10:
         notes.append(f"{d.size} prompts only: too few to trust the interval")
+    if not identical and inside(found.ci90, margin) and not inside(found.widest90(None), margin):
+        notes.append("not equivalent: the studentised interval reaches beyond the margin")
     means = case.values.mean(axis=-1) if d.size else np.full(4, NAN)
     names = ("edit", "edit_reference", "control", "control_reference")
     return {

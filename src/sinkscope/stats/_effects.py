@@ -22,7 +22,7 @@ from ._margin import SEED, resolve_margins
 from ._scores import LEAST_PAIRS, Complete, Scores, check_names, complete, read_scores, refuse_gaps
 from ._summary import NAN, Adjusted, Sample, Summary, adjust, summarise
 from ._tests import tost
-from ._verdict import interval_verdict, is_different, verdict
+from ._verdict import inside, interval_verdict, is_different, verdict
 
 Kind = Literal["arm-baseline", "edit-control"]
 Family = Literal["all", "metric", "table"]
@@ -137,7 +137,8 @@ def effects(
             limit = NAN if source == OWN else limit
             for task, case, gaps in _cases(table, metric, contrast, least_pairs, by_task=by_task):
                 cells.append(_Cell(metric, task, contrast, case, limit, source, gaps))
-    found = summarise([cell.sample for cell in cells], level=level, draws=draws, seed=seed, interval=interval)
+    samples = [cell.sample for cell in cells]
+    found = summarise(samples, level=level, draws=draws, seed=seed, interval=interval, guard=bool(given))
     adjusted = adjust([summary.p_t for summary in found], [_family(cell, family) for cell in cells])
     rows = [
         _row(cell, summary, adjusted, index, level=level)
@@ -214,8 +215,7 @@ def _row(cell: _Cell, found: Summary, adjusted: Adjusted, index: int, *, level: 
         ci=found.ci,
         level=level,
         p_tost=p_tost,
-        # Where few prompts flip, BCa and t are too narrow; equivalence must hold in the wider interval.
-        ci90=(min(found.ci90[0], flips[0]), max(found.ci90[1], flips[1])) if flips else found.ci90,
+        ci90=found.widest90(flips),
         margin=margin,
         identical=d.size >= 2 and not d.any(),
     )
@@ -280,8 +280,9 @@ def _notes(cell: _Cell, d: np.ndarray, found: Summary, *, nonzero: bool) -> list
     changed = np.count_nonzero(d)
     if d.any() and changed < 10 <= d.size:
         notes.append(f"{changed} of {d.size} prompts differ: too few to trust the interval")
-    if flips and max(-flips[0], flips[1]) >= cell.margin > max(-found.ci90[0], found.ci90[1]):
-        notes.append("not equivalent: the interval for paired proportions reaches beyond the margin")
+    if d.any() and inside(found.ci90, cell.margin) and not inside(found.widest90(flips), cell.margin):
+        name = "interval for paired proportions" if flips else "studentised interval"
+        notes.append(f"not equivalent: the {name} reaches beyond the margin")
     if d.size < 10:
         notes.append(f"{d.size} prompts only: too few to trust the interval")
     reference = cell.case.values[1]

@@ -35,13 +35,34 @@ class Summary(NamedTuple):
     p_t: float
     p_wilcoxon: float
     p_signflip: float
+    guard90: tuple[float, float] = (NAN, NAN)
+    """Studentised 90 % interval that a claim of equivalence must pass too; NaN where it is undefined or was
+    not asked for."""
+
+    def widest90(self, flips: tuple[float, float] | None) -> tuple[float, float]:
+        """The interval that must lie inside a margin: the hull of the 90 % intervals.
+
+        TOST and BCa together accept up to 7 % instead of 5 % of skewed effects that lie at the margin with 32
+        prompts, the hull with the studentised interval 5.5 % (docs/power.md). For a 0/1 score the interval
+        for paired proportions, `flips`, takes its place.
+        """
+        low, high = flips if flips else self.guard90
+        if np.isnan(low) or np.isnan(high):
+            return -np.inf, np.inf
+        return min(self.ci90[0], low), max(self.ci90[1], high)
 
 
 def summarise(
-    samples: Sequence[Sample], *, level: float, draws: int, seed: int, interval: Method = "bca"
+    samples: Sequence[Sample],
+    *,
+    level: float,
+    draws: int,
+    seed: int,
+    interval: Method = "bca",
+    guard: bool = False,
 ) -> list[Summary]:
     """Summarise every sample; those with the same prompts share their bootstrap draws and sign patterns
-    (keyed by seed and prompts).
+    (keyed by seed and prompts). With `guard` the studentised 90 % interval is made too.
     """
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, sample in enumerate(samples):
@@ -56,6 +77,12 @@ def summarise(
         stack = np.stack([samples[index].values for index in members])
         rng = keyed_generator(seed, "bootstrap", *prompts)
         wide, narrow = mean_interval(stack, method=interval, levels=(level, 0.90), draws=draws, rng=rng)
+        again = keyed_generator(seed, "bootstrap", *prompts)
+        (guards,) = (
+            mean_interval(stack, method="studentised", levels=(0.90,), draws=draws, rng=again)
+            if guard
+            else [narrow]
+        )
         flips = keyed_generator(seed, "sign-flip", *prompts)
         columns = (
             stack.mean(axis=-1),
@@ -66,8 +93,11 @@ def summarise(
             sign_flip(stack, draws=draws, rng=flips),
         )
         for row, index in enumerate(members):
-            mean, sd, dz, *p = (float(column[row]) for column in columns)
-            out[index] = Summary(mean, sd, dz, _pair(wide, row), _pair(narrow, row), *p)
+            mean, sd, dz, p_t, p_w, p_s = (float(column[row]) for column in columns)
+            ends = _pair(wide, row), _pair(narrow, row)
+            out[index] = Summary(mean, sd, dz, *ends, p_t, p_w, p_s)
+            if guard:
+                out[index] = out[index]._replace(guard90=_pair(guards, row))
     return out
 
 

@@ -4,7 +4,8 @@ In this order, with `alpha = 1 - level`:
 
 1. `inconclusive` when no test could be done, or the caller says that too few pairs are left.
 2. `equivalent` when every pair is identical (equivalent for any margin), or when a margin was declared, TOST
-   gives p < 0.05 and the whole 90 % interval lies strictly inside `(-margin, margin)`.
+   gives p < 0.05 and the whole 90 % interval lies strictly inside `(-margin, margin)`. (The tables pass the
+   hull of the BCa and the studentised interval, for 0/1 scores that for paired proportions.)
 3. `different` when the Holm-adjusted p is below alpha and the interval excludes zero.
 4. `inconclusive` otherwise.
 
@@ -32,6 +33,11 @@ def is_different(p_holm: float, ci: tuple[float, float], level: float) -> bool:
     return bool(p_holm < 1 - level and (ci[0] > 0 or ci[1] < 0))
 
 
+def inside(interval: tuple[float, float], margin: float) -> bool:
+    """Whether an interval lies strictly inside `(-margin, margin)`; NaN anywhere is not inside."""
+    return bool(interval[0] > -margin and interval[1] < margin)
+
+
 def verdict(
     *,
     p_holm: float,
@@ -49,13 +55,13 @@ def verdict(
         ci: Interval of the effect at `level`.
         level: Confidence level of `ci`; its complement is the threshold for `p_holm`.
         p_tost: TOST p, NaN without a margin.
-        ci90: 90 % interval of the effect.
+        ci90: 90 % interval of the effect, the widest that is trusted.
         margin: Declared margin, NaN when none was.
         identical: Every pair is exactly equal.
     """
     if identical:
         return "equivalent"
-    if p_tost < TOST_ALPHA and ci90[0] > -margin and ci90[1] < margin:
+    if p_tost < TOST_ALPHA and inside(ci90, margin):
         return "equivalent"
     return "different" if is_different(p_holm, ci, level) else "inconclusive"
 
@@ -84,7 +90,7 @@ def interval_verdict(
     """
     if np.isnan(margin) or np.isnan([*ci, *ci90]).any():
         return None
-    if ci90[0] > -margin and ci90[1] < margin:
+    if inside(ci90, margin):
         return "within"
     if ci[0] > margin or ci[1] < -margin:
         return "beyond"
