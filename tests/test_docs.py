@@ -7,6 +7,7 @@ import re
 import types
 from argparse import ArgumentParser, _SubParsersAction
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 TOPICS = (
-    "index observe intervene studies presets prompts run-folder verdicts compare power metrics embedded-model "
-    "errors footguns"
+    "index observe intervene studies presets prompts run-folder verdicts compare power planted metrics "
+    "embedded-model errors footguns"
 ).split()
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -93,6 +94,7 @@ def test_python_examples_use_names_that_exist(body: str) -> None:
     tree = ast.parse(body)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sinkscope":
+            import_module(node.module or "")
             for alias in node.names:
                 resolve(f"{node.module}.{alias.name}")
         elif isinstance(node, ast.Attribute) and (path := dotted(node)):
