@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from sinkscope.errors import MissingDependencyError, UsageError
 
 from ._weights import AbsentWeightsError
 
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 """What transformers raises for a folder that does not fit, by file."""
 
 
@@ -54,6 +55,7 @@ def load_model(
     metric: str,
     dtype: torch.dtype,
     model_class: Any = None,
+    unused: tuple[str, ...] = (),
     **settings: Any,
 ) -> Any:
     """Read a model, in evaluation mode, with every one of its tensors taken from the folder's safetensors.
@@ -63,6 +65,7 @@ def load_model(
         metric: For messages.
         dtype: The model's; a half-precision file would otherwise give a half-precision model.
         model_class: None finds the class by the configuration.
+        unused: Parts of names of tensors that the forward pass never reads; these alone may be missing.
         **settings: For `from_pretrained`.
 
     Raises:
@@ -85,7 +88,8 @@ def load_model(
             "folder whose "
             "config.json and model.safetensors belong together, or fetch it again."
         ) from error
-    absent = sorted(found["missing_keys"]) + sorted(str(key[0]) for key in found["mismatched_keys"])
+    missing = [key for key in found["missing_keys"] if not any(part in key for part in unused)]
+    absent = sorted(missing) + sorted(str(key[0]) for key in found["mismatched_keys"])
     if absent:
         raise UsageError(
             f"Metric {metric!r}: the weights in {folder} are of another architecture than its config.json: "

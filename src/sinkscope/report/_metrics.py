@@ -20,6 +20,9 @@ WORDS = {
         "scene correctness", "share of images that show what the prompt asked, by the exact reader"
     ),
     "clip_t": MetricWords("CLIP-T", "cosine of image and prompt embeddings"),
+    "hps": MetricWords("HPS v2.1", "predicted human preference, a cosine"),
+    "imagereward": MetricWords("ImageReward", "predicted human preference, a standardised reward"),
+    "pickscore": MetricWords("PickScore", "predicted human choice, a scaled cosine"),
     "lpips": MetricWords(
         "LPIPS to baseline", "learned perceptual distance to the baseline image of the same unit", 1
     ),
@@ -29,6 +32,7 @@ WORDS = {
     "ssim": MetricWords(
         "SSIM to baseline", "structural similarity to the baseline image of the same unit", -1
     ),
+    "psnr": MetricWords("PSNR to baseline", "peak signal-to-noise ratio to the baseline image, in dB", -1),
     "rmse": MetricWords("RMSE to baseline", "root mean square pixel difference to the baseline image", 1),
 }
 

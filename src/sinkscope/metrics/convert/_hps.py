@@ -12,12 +12,12 @@ HEADS = 16
 """Of both towers of ViT-H/14; the one size that its tensors do not tell."""
 
 
-def convert(sources: Sequence[Path], target: Path, *, tokenizer: str) -> None:
+def convert(sources: Sequence[Path], target: Path, *, tokenizer: str, version: str) -> None:
     """Write `target` from the released file; `tokenizer` is a folder or hub id."""
     files = tokenizer_files(tokenizer)
     state = load_pickle(sources[0])
     for key in ("visual.conv1.weight", "visual.proj", "text_projection", "token_embedding.weight"):
         take(state, key, sources[0], "an HPS v2 checkpoint")
     config = config_of(state, vision_heads=HEADS, text_heads=HEADS, act="gelu")
-    about = {"metric": "hps", "version": "2.1" if "2.1" in sources[0].name else sources[0].stem}
+    about = {"metric": "hps", "version": version}
     write_folder(target, {"": Part(rename(state), config)}, about, sources, files)

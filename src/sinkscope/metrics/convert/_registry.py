@@ -28,14 +28,15 @@ class Converter:
     """Further keyword arguments of the module's `convert`."""
 
 
+VIT_H_TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+
 KINDS: dict[str, Converter] = {
     "lpips-alex": Converter(
         ("alexnet-owt-7be5be79.pth", "alex.pth"), "lpips-alex", "_lpips", options={"net": "alex"}
     ),
     "lpips-vgg": Converter(("vgg16-397923af.pth", "vgg.pth"), "lpips-vgg", "_lpips", options={"net": "vgg"}),
-    "hps": Converter(
-        ("HPS_v2.1_compressed.pt",), "hps-v2.1", "_hps", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-    ),
+    "hps": Converter(("HPS_v2.1_compressed.pt",), "hps-v2.1", "_hps", VIT_H_TOKENIZER, {"version": "2.1"}),
+    "hps-v2.0": Converter(("HPS_v2_compressed.pt",), "hps-v2.0", "_hps", VIT_H_TOKENIZER, {"version": "2.0"}),
     "imagereward": Converter(
         ("ImageReward.pt", "med_config.json"),
         "imagereward-v1.0",
