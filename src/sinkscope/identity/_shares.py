@@ -43,39 +43,47 @@ def identity(
 
     Returns:
         One row per arm, measure, query group, combination of `by` and kind: `arm of queries`, `by`, `parts`,
-        `share ci_low ci_high level times_keys n_prompts n_units`. `of` is `sinks` (share of the sinks, each
-        counted once), `sink mass` (share of the mass of the sinks), `mass` (share of the mass of all keys) or
-        `keys` (share of the keys). `queries` says whose attention it is; for `mass` every stream of queries
-        and `balanced`, the mean of the streams, in which many image queries do not decide alone.
-        `times_keys` is the share over the share of keys, NaN without `roles`. Shares add up to 1 within a
-        measure, query group and combination.
+        `share ci_low ci_high level times_keys excess_low excess_high n_prompts n_units`. `of` is `sinks`
+        (share of the sinks, each counted once), `sink mass` (share of the mass of the sinks), `mass` (share
+        of the mass of all keys) or `keys` (share of the keys). `queries` says whose attention it is; for
+        `mass` every stream of queries and `balanced`, the mean of the streams, in which many image queries do
+        not decide alone. `times_keys` is the share over the share of keys, and `excess_*` the interval of the
+        share minus the share of keys, unit by unit (0 inside: no more than their number would make them); NaN
+        without `roles`. Shares add up to 1 within a measure, query group and combination.
 
     Raises:
         UsageError: Neither table was given, or one lacks a column that was asked for.
     """
     found: list[pd.DataFrame] = []
     settings: dict[str, Any] = {"by": list(by), "parts": list(parts), "level": level, "draws": draws}
+    keys: pd.DataFrame | None = None
     for of, rows, weight in _measures(sinks, roles, units, [*by, *parts]):
-        found.append(_shares(of, rows, weight, **settings))
+        table, each = _shares(of, rows, weight, keys, **settings)
+        keys = each if of == "keys" else keys
+        found.append(table)
     if not found:
         raise UsageError("Got neither sinks nor roles. Expected Run.traces(), Run.roles() or both.")
-    return _with_keys(pd.concat(found, ignore_index=True), list(by), list(parts))
+    # The keys come first, because the others are compared with them, and are told last.
+    return _with_keys(
+        pd.concat([*found[keys is not None :], *found[: keys is not None]]), list(by), list(parts)
+    )
 
 
 def _measures(
     sinks: pd.DataFrame | None, roles: pd.DataFrame | None, units: pd.DataFrame | None, needed: Sequence[str]
 ) -> Iterator[tuple[str, pd.DataFrame, Floats]]:
     """Name, rows and the weight of each row of every measure."""
+    if roles is not None and len(roles):
+        kept = _described(roles, units, ("step", "site", "mass", "keys"), [n for n in needed if n != "head"])
+        yield "keys", kept.assign(queries=""), kept["keys"].to_numpy(float)
     if sinks is not None and len(sinks):
         rows = _described(sinks, units, ("step", "site", "mass"), needed)
         yield "sinks", rows, np.ones(len(rows))
         yield "sink mass", rows, rows["mass"].to_numpy(float)
     if roles is not None and len(roles):
-        rows = _described(roles, units, ("step", "site", "mass", "keys"), [n for n in needed if n != "head"])
-        mass = rows["mass"].to_numpy(float)
-        yield "mass", rows, mass
-        yield "mass", rows.assign(queries=BALANCED), mass / _streams(rows)
-        yield "keys", rows.assign(queries=""), rows["keys"].to_numpy(float)
+        mass = kept["mass"].to_numpy(float)
+        yield "mass", kept, mass
+        yield "mass", kept.assign(queries=BALANCED), mass / _streams(kept)
 
 
 def _described(
@@ -98,32 +106,57 @@ def _shares(
     of: str,
     rows: pd.DataFrame,
     weight: Floats,
+    keys: pd.DataFrame | None,
     *,
     by: list[str],
     parts: list[str],
     level: float | None,
     draws: int,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table of one measure, and the share of each unit."""
     by = [name for name in by if name in rows.columns]
     cell, cells = numbered(rows, ["arm", "queries", *by, "prompt_id", "unit"])
     kind, names = numbered(rows, parts)
     shares, told = _normal(tally(cell, len(cells), kind, len(names), weight))
-    cells = cells[told]
+    cells, shares = cells[told].reset_index(drop=True), shares[told]
+    each = _crossed(cells, names).assign(share=shares.ravel())
     prompt, prompts = numbered(cells, ["arm", "queries", *by, "prompt_id"])
-    per_prompt = _means(shares[told], prompt, len(prompts))
     group, groups = numbered(prompts, ["arm", "queries", *by])
-    values = np.stack(
-        [_means(per_prompt, group, len(groups)), *np.full((2, len(groups), len(names)), np.nan)]
-    )
+    over = shares if keys is None or level is None else shares - _of_keys(cells, names, keys, by, parts)
+    stack = np.stack([_means(part, prompt, len(prompts)) for part in (shares, over)])
+    values = np.full((6, len(groups), len(names)), np.nan)
+    values[0] = _means(stack[0], group, len(groups))
     for number in range(len(groups)) if level is not None else ():
         here = group == number
-        values[:, number] = over_prompts(per_prompt[here].T, list(prompts["prompt_id"][here]), level, draws)
+        both = np.concatenate(stack[:, here].transpose(0, 2, 1))
+        found = over_prompts(both, list(prompts["prompt_id"][here]), level, draws)
+        values[:, number] = found.reshape(3, 2, -1).transpose(1, 0, 2).reshape(6, -1)
     units = np.bincount(numbered(cells, ["arm", "queries", *by])[0], minlength=len(groups))
-    table = groups.assign(n_prompts=np.bincount(group, minlength=len(groups)), n_units=units)
-    table = table.loc[table.index.repeat(len(names))].reset_index(drop=True)
-    each = pd.concat([names] * len(groups), ignore_index=True)
-    columns = {name: values[place].ravel() for place, name in enumerate(("share", "ci_low", "ci_high"))}
-    return pd.concat([table, each], axis=1).assign(**columns, of=of, level=np.nan if level is None else level)
+    counted = groups.assign(n_prompts=np.bincount(group, minlength=len(groups)), n_units=units)
+    if keys is None:
+        values[3:] = np.nan
+    ends = dict(zip(_ENDS, (part.ravel() for part in values), strict=True))
+    ends.pop("excess")
+    table = _crossed(counted, names).assign(**ends, of=of, level=np.nan if level is None else level)
+    return table, each
+
+
+_ENDS = ("share", "ci_low", "ci_high", "excess", "excess_low", "excess_high")
+
+
+def _crossed(left: pd.DataFrame, names: pd.DataFrame) -> pd.DataFrame:
+    """Every row of `left` with every kind."""
+    rows = left.loc[left.index.repeat(len(names))].reset_index(drop=True)
+    return pd.concat([rows, pd.concat([names] * len(left), ignore_index=True)], axis=1)
+
+
+def _of_keys(
+    cells: pd.DataFrame, names: pd.DataFrame, keys: pd.DataFrame, by: list[str], parts: list[str]
+) -> Floats:
+    """The share of the keys `[cell, kind]`, unit by unit; NaN-free: kinds that a unit lacks have none."""
+    place = [name for name in ("arm", *by, "unit", *parts) if name in keys.columns]
+    told = _crossed(cells, names)[place].merge(keys[[*place, "share"]], on=place, how="left", sort=False)
+    return np.asarray(told["share"].fillna(0.0).to_numpy(float).reshape(len(cells), len(names)))
 
 
 def tally(cell: Places, cells: int, kind: Places, names: int, weight: Floats) -> Floats:
@@ -156,5 +189,18 @@ def _with_keys(table: pd.DataFrame, by: list[str], parts: list[str]) -> pd.DataF
     ratio = table["share"].to_numpy(float) / table["of_keys"].where(table["of_keys"] > 0).to_numpy(float)
     table["times_keys"] = ratio
     there = table.groupby(place, dropna=False, observed=True)["share"].transform("max") > 0
-    order = ["arm", "of", "queries", *by, *parts, "share", "ci_low", "ci_high", "level", "times_keys"]
+    order = [
+        "arm",
+        "of",
+        "queries",
+        *by,
+        *parts,
+        "share",
+        "ci_low",
+        "ci_high",
+        "level",
+        "times_keys",
+        "excess_low",
+        "excess_high",
+    ]
     return table.loc[there, [*order, "n_prompts", "n_units"]].reset_index(drop=True)
