@@ -10,7 +10,10 @@ import pandas as pd
 import pytest
 
 from sinkscope.report import _matching as matching
+from sinkscope.report import _words as words
 from sinkscope.report import build
+from sinkscope.report._arms import read_arms
+from sinkscope.report._data import read
 
 
 def words_of(page: str) -> str:
@@ -47,20 +50,20 @@ def test_a_run_without_the_table_says_so(plain: None, run_folder: Path) -> None:
     assert "specific to sinks" not in words_of(page).lower()
 
 
-def test_only_a_matched_run_says_the_word(plain: None, run_folder: Path) -> None:
+def test_only_a_matched_run_says_the_word(run_folder: Path) -> None:
     effects = pd.read_parquet(run_folder / "effects.parquet")
     same = effects["kind"] == "edit-control"
     # RMSE further from the baseline than the control, for sure.
     effects.loc[same & (effects["metric"] == "rmse"), ["effect", "verdict"]] = [0.2, "different"]
-    effects.to_parquet(run_folder / "effects.parquet")
-    loose = words_of(build(run_folder).read_text())
-    assert "so this does not show that being a sink matters." in loose
-    claim = "This is specific to sinks"
-    assert claim not in loose
-    table = pd.read_parquet(run_folder / "matches.parquet")
-    table.assign(matched=table["property"] != "persistence").to_parquet(run_folder / "matches.parquet")
+    data = read(run_folder)
+    arms, table = read_arms(data.study), data.table("matches")
+    assert table is not None
+    loose = words.headline(effects, arms, table)
+    assert loose.endswith("so this does not show that being a sink matters.")
     # Persistence is not part of the claim.
-    assert words_of(build(run_folder).read_text()).count(claim) == 2
+    full = table.assign(matched=table["property"] != "persistence")
+    assert "This is specific to sinks" in words.headline(effects, arms, full)
+    assert "This is specific to sinks" in words.specificity(effects, arms, full).answer
 
 
 def test_missing_numbers_are_not_zero() -> None:
