@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sinkscope import identity
+from sinkscope.errors import UsageError
 from sinkscope.identity._compensation import budgets_of
 from sinkscope.study._store import Store
 
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class SinkTables:
-    """The part of `Run` that is about sinks; intervals have the level of the study."""
+    """The part of `Run` that is about sinks; intervals have the level of the study.
+
+    `sinks`, `identity`, `overlap`, `compensation` and `takers` raise `UsageError` where the study did not
+    record what they are made of.
+    """
 
     _store: Store
     plan: Any
@@ -34,7 +39,7 @@ class SinkTables:
 
     def sinks(self) -> pd.DataFrame:
         """Every sink that was seen, with its identity and how long it stays (`identity.persistence`)."""
-        return identity.persistence(self._store.table("traces"))
+        return identity.persistence(self._recorded("traces"))
 
     def identity(
         self, by: Sequence[str] = ("branch",), parts: Sequence[str] = ("segment", "role")
@@ -45,7 +50,7 @@ class SinkTables:
             by: What is told apart: of `branch`, `layer`, `site`, `step`.
             parts: What makes a kind: of `segment`, `role`, `encoder`, `kind` and `class`.
         """
-        traces, roles = self._store.table("traces"), self.roles()
+        traces, roles = self._recorded("traces"), self._recorded("roles")
         level = self.study.level
         return identity.identity(traces, roles, units=self._units(), by=by, parts=parts, level=level)
 
@@ -56,7 +61,7 @@ class SinkTables:
             pairs: Tell every pair of steps and of layers (`identity.overlap_pairs`) instead of their means
                 with intervals (`identity.overlap`).
         """
-        traces, units = self._store.table("traces"), self._units()
+        traces, units = self._recorded("traces"), self._units()
         if pairs:
             return identity.overlap_pairs(traces, units=units)
         return identity.overlap(traces, units=units, level=self.study.level)
@@ -67,8 +72,8 @@ class SinkTables:
         study: Study = self.study
         budgets = budgets_of({arm: study.edits(arm) for arm in study.arm_names})
         return identity.compensation(
-            self._store.table("receipts"),
-            self._store.table("replacements"),
+            self._recorded("receipts"),
+            self._recorded("replacements"),
             summary=self._store.table("summary"),
             budgets=budgets,
             units=self._units(),
@@ -80,7 +85,25 @@ class SinkTables:
     ) -> pd.DataFrame:
         """Which segments and roles lose and gain when keys are removed (`identity.takers`)."""
         level = self.study.level
-        return identity.takers(self.takeover(), units=self._units(), by=by, parts=parts, level=level)
+        return identity.takers(
+            self._recorded("takeover"), units=self._units(), by=by, parts=parts, level=level
+        )
+
+    def _recorded(self, name: str) -> pd.DataFrame:
+        """A table with rows.
+
+        Raises:
+            UsageError: The study recorded none.
+        """
+        frame = self._store.table(name)
+        if not len(frame):
+            wanted = {"replacements": "observe.replacements of 1 or more", "receipts": "an arm with an edit"}
+            wanted["takeover"] = wanted["replacements"]
+            raise UsageError(
+                f"{name}.parquet has no rows: the study did not record them. Run a study with "
+                f"{wanted.get(name, 'an observe plan')} into another folder."
+            )
+        return frame
 
     def _units(self) -> pd.DataFrame:
         plan: Plan = self.plan
