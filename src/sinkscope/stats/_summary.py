@@ -42,8 +42,8 @@ class Summary(NamedTuple):
     def widest90(self, flips: tuple[float, float] | None) -> tuple[float, float]:
         """The interval that must lie inside a margin: the hull of the 90 % intervals.
 
-        TOST and BCa together accept up to 7 % instead of 5 % of skewed effects that lie at the margin with 32
-        prompts, the hull with the studentised interval 5.5 % (docs/power.md). For a 0/1 score the interval
+        Of skewed effects that lie at the margin, TOST and BCa together accept 7 % instead of 5 % with 32
+        prompts, the hull with the studentised interval 5.8 % (docs/power.md). For a 0/1 score the interval
         for paired proportions, `flips`, takes its place.
         """
         low, high = flips if flips else self.guard90
