@@ -240,6 +240,7 @@ def traces(
         0.5 + 0.5 * np.sin(frame["step"] / steps * math.pi)
     )
     frame["mass"] = lift / (N_TEXT + N_IMAGE) * rng.lognormal(0, 0.15, n)
+    frame["times_uniform"] = frame["mass"] * (N_TEXT + N_IMAGE)
     frame["arm"] = "baseline"
     return frame
 
@@ -259,6 +260,48 @@ def summary(sinks: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     out["mass_image"] = 0.62
     out["mass_text"] = 0.38
     return out
+
+
+PLACE = ["step", "timestep", "branch", "unit", "layer", "site", "evaluation"]
+KINDS = (
+    ("image", None, N_IMAGE, 0.62),
+    ("text", "bos", 1, 0.14),
+    ("text", "content", 6, 0.10),
+    ("text", "eos", 1, 0.04),
+    ("text", "pad", N_TEXT - 8, 0.10),
+)
+
+
+def roles(sinks: pd.DataFrame) -> pd.DataFrame:
+    """Mass by segment and role; the text queries look at the text twice as much."""
+    place = sinks[
+        ["step", "timestep", "branch", "unit", "layer", "site", "evaluation", "arm"]
+    ].drop_duplicates()
+    parts = []
+    for segment, role, keys, mass in KINDS:
+        for queries, factor in (("image", 1.0), ("text", 2.0)):
+            share = 1 - factor * 0.38 if segment == "image" else factor * mass
+            part = place.assign(segment=segment, role=role, keys=keys, mass=share, queries=queries)
+            parts.append(part.assign(encoder=None if role is None else "clip_l"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def takeover(sinks: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """The begin mark loses 0.1 of the mass, and the words take half of it over."""
+    place = sinks[PLACE].drop_duplicates()
+    parts = []
+    for (segment, role, _, mass), gain in zip(KINDS, (0.03, 0.0, 0.05, 0.0, 0.02), strict=True):
+        edited = 0.1 if role == "bos" else 0.0
+        part = place.assign(segment=segment, role=role, edited=edited, removed=edited, gain=gain)
+        parts.append(part.assign(mass_before=mass, mass_after=mass + gain - edited, edit="abc123", arm=arm))
+    return pd.concat(parts, ignore_index=True)
+
+
+def replacements(sinks: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """The next key of every head: a word."""
+    part = sinks.drop(columns=["mass", "times_uniform"])
+    part = part.assign(segment="text", role="content", token="red", gain=0.5 * sinks["mass"])
+    return part.assign(mass_before=0.01, mass_after=0.5 * sinks["mass"] + 0.01, edit="abc123", arm=arm)
 
 
 def receipts(sinks: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -362,6 +405,9 @@ def make(
     summary(sinks, rng).to_parquet(folder / "summary.parquet")
     received = receipts(sinks, list(made))
     received.to_parquet(folder / "receipts.parquet")
+    roles(sinks).to_parquet(folder / "roles.parquet")
+    takeover(sinks, f"sink_{budgets[0]}").to_parquet(folder / "takeover.parquet")
+    replacements(sinks, f"sink_{budgets[0]}").to_parquet(folder / "replacements.parquet")
     matches(budgets, received).to_parquet(folder / "matches.parquet")
     text = yaml.safe_dump(study_dict(table, made, seeds, steps, metrics), sort_keys=False)
     (folder / "study.yaml").write_text(text, encoding="utf-8")

@@ -68,7 +68,7 @@ def test_page_is_well_formed_and_alone(whole_run: Path) -> None:
         "data:image/png;base64"
     }
     assert "default-src 'none'" in source
-    assert source.count("<svg") == 12
+    assert source.count("<svg") == 16
 
 
 def test_page_answers_the_questions(whole_run: Path) -> None:

@@ -21,8 +21,10 @@ TABLES: dict[str, tuple[str, ...]] = {
     "effects": ("metric", "task", "kind", "arm", "reference", "effect", "ci_low", "ci_high", "verdict"),
     "traces": ("step", "segment", "mass"),
     "summary": ("step", "mean_top1", "keys"),
+    "roles": ("step", "branch", "segment", "role", "queries", "keys", "mass"),
     "receipts": ("arm", "mass_before", "mass_after"),
     "replacements": ("arm", "segment", "gain"),
+    "takeover": ("arm", "segment", "role", "edited", "removed", "gain", "mass_before"),
     "matches": ("arm", "reference", "property", "treated", "control", "ratio", "matched"),
     "dose": ("metric", "task", "series", "slope", "ci_low", "ci_high"),
 }
@@ -33,7 +35,7 @@ PURPOSE = {
     "summary": "no sink mass over steps and layers",
     "receipts": "no proof of what the edits removed",
 }
-OPTIONAL = frozenset({"matches", "replacements", "dose"})
+OPTIONAL = frozenset({"roles", "takeover", "matches", "replacements", "dose"})
 
 
 @dataclass(frozen=True)

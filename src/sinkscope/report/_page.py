@@ -14,6 +14,7 @@ from markupsafe import Markup
 from sinkscope.errors import StoreError
 from sinkscope.report import _fig_dynamics as fig_dynamics
 from sinkscope.report import _fig_effects as fig_effects
+from sinkscope.report import _identity as identity
 from sinkscope.report import _matching as matching
 from sinkscope.report import _metrics as metrics
 from sinkscope.report import _tables as tables
@@ -102,6 +103,7 @@ def context(data: RunData) -> dict[str, Any]:
         "triplets": pairs(arms, effects),
         "sorts": _sorts(gallery),
         "matches": matching.table(matches),
+        "identity": identity.section(data, arms, _picture),
         **_dynamics_context(data),
         **_tables_context(data, arms),
     }

@@ -24,15 +24,20 @@ from sinkscope.report._data import RunData, read
 from sinkscope.report._dynamics import baseline_rows
 from sinkscope.report._fig_dynamics import draw_heatmap, sink_heatmap, sink_lines, sink_shares
 from sinkscope.report._fig_effects import dose_response, draw_dose, forest
+from sinkscope.report._fig_identity import identity_panels, overlap_panels, takeover_bars
+from sinkscope.report._identity import figures as identity_figures
 
 __all__ = [
     "dose_response",
     "forest",
+    "identity_panels",
+    "overlap_panels",
     "overview",
     "read_arms",
     "sink_heatmap",
     "sink_lines",
     "sink_shares",
+    "takeover_bars",
     "triplets",
     "write",
 ]
@@ -176,6 +181,7 @@ def write(
 
     Returns:
         The paths written: `overview`, `sink_heatmap`, `sink_lines`, `sinks_by_layer`, `sinks_by_step`,
+        `identity_<branch>`, `overlap`, `takeover`,
         `forest_<metric>`, `dose_<metric>`, `triplets`, as far as the run allows.
     """
     for name in formats:
@@ -212,6 +218,7 @@ def _all(data: RunData) -> dict[str, Callable[[], Figure]]:
             "sinks_by_layer": lambda: sink_shares(traces),
             "sinks_by_step": lambda: sink_shares(traces, by="step"),
         }
+    made |= identity_figures(data, arms)
     if effects is not None:
         made |= _effect_figures(effects, arms)
     if any(a.role == "sink" for a in arms.values()) and _typical(data, _triplet_arms(data, None), 1):
