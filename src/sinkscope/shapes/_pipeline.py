@@ -17,7 +17,7 @@ class ShapesPipeline(StableDiffusion3Pipeline):  # type: ignore[misc]
 
     defaults: ClassVar[dict[str, Any]] = {
         "num_inference_steps": 20,
-        "guidance_scale": 4.0,
+        "guidance_scale": 5.5,
         "max_sequence_length": 16,
     }
 

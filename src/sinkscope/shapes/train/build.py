@@ -112,8 +112,8 @@ def assemble(
     """Put the parts into a `StableDiffusion3Pipeline` that `save_pretrained` writes as a plain SD3 folder."""
     return StableDiffusion3Pipeline(
         transformer=transformer.eval(),
-        # More of the few steps at high noise, where the layout is decided; SD3 itself uses 3.
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
+        # SD3's own shift: more of the few steps at high noise, where the layout is decided.
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae.eval(),
         text_encoder=conditioner.clip_l.eval(),
         tokenizer=clip_tokenizer(),
