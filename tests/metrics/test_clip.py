@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from tests.metrics.helpers import PROMPTS, Prompt, image, tiny_clip, tiny_siglip
 from transformers import AutoTokenizer, CLIPModel
@@ -53,6 +54,25 @@ def test_siglip_squashes():
     found = ImageRecipe(size=32, fit="squash", mean=(0.5,) * 3, std=(0.5,) * 3)(image(0, (64, 48)))
     direct = np.asarray(image(0, (64, 48)).resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float32) / 255
     assert np.array_equal(found.numpy(), ((direct - np.float32(0.5)) / np.float32(0.5)).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("size", [(512, 512), (97, 50)])
+def test_siglip_input_is_that_of_transformers(size):
+    processor = getattr(transformers, "SiglipImageProcessorPil", None)
+    if processor is None:
+        pytest.skip("needs transformers 5, whose Pillow processor is independent of torchvision")
+    theirs = processor(size={"height": 32, "width": 32})(images=image(1, size), return_tensors="np")
+    ours = ImageRecipe(size=32, fit="squash", mean=(0.5,) * 3, std=(0.5,) * 3)(image(1, size))
+    assert np.array_equal(ours.numpy(), theirs["pixel_values"][0])
+
+
+def test_the_filter_of_siglip_comes_from_the_checkpoint(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"resample": 2}))
+    bilinear, always = recipe_for(tmp_path, "siglip", 32), recipe_for(tmp_path, "clip", 32)
+    assert bilinear.resample == "bilinear" and "pil-bilinear-squash-32" in bilinear.id
+    assert always.resample == "bicubic"
+    cubic = ImageRecipe(size=32, fit="squash", mean=bilinear.mean, std=bilinear.std)
+    assert not torch.equal(bilinear(image(0)), cubic(image(0)))
 
 
 def test_mean_and_std_come_from_the_checkpoint(tmp_path):

@@ -207,6 +207,25 @@ def test_a_checkpoint_is_read_once_in_a_process(tmp_path, monkeypatch):
     assert len(reads) == 4
 
 
+def test_a_checkpoint_that_finds_no_room_sends_the_others_away(tmp_path, caplog):
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    tries = []
+
+    def tight():
+        tries.append(len(_weights._loaded))
+        if len(tries) == 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 4.00 GiB")
+        return "b"
+
+    metrics.release()
+    assert _weights.once("test", [tmp_path / "a"], None, lambda: "a") == "a"
+    assert _weights.once("test", [tmp_path / "b"], None, tight) == "b"
+    assert tries == [1, 0] and "the others are released" in caplog.text
+    with pytest.raises(RuntimeError, match="something else"):
+        _weights.once("other", [], None, lambda: (_ for _ in ()).throw(RuntimeError("something else")))
+
+
 def test_hashes_of_the_hub_cache_are_taken_from_its_file_names(tmp_path):
     name = "ab" * 32
     (tmp_path / "blobs").mkdir()

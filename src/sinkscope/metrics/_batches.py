@@ -67,8 +67,13 @@ class Batches:
             self.device,
             self.size,
         )
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        empty_cache()
+
+
+def empty_cache() -> None:
+    """Give memory that PyTorch keeps for later back to the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def out_of_memory(error: BaseException) -> bool:

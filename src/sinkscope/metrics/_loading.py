@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from sinkscope.errors import MissingDependencyError, UsageError
 
+from ._batches import out_of_memory
 from ._weights import AbsentWeightsError
 
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
@@ -83,6 +84,8 @@ def load_model(
             **settings,
         )
     except _BROKEN as error:
+        if out_of_memory(error):
+            raise
         raise UsageError(
             f"Metric {metric!r}: the weights in {folder} cannot be loaded ({_first(error)}). Name a "
             "folder whose "

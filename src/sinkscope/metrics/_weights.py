@@ -7,6 +7,7 @@ which reads them with `weights_only=True`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from sinkscope.errors import MissingDependencyError, MissingWeightsError, UsageError
 
+from ._batches import empty_cache, out_of_memory
 from ._protocol import MetricInfo
 
 ENVIRONMENT = "SINKSCOPE_WEIGHTS"
@@ -25,6 +27,7 @@ PROVENANCE = "sinkscope.json"
 
 HUB_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
 
+_log = logging.getLogger("sinkscope.metrics")
 _loaded: dict[Hashable, Any] = {}
 _lock = RLock()
 
@@ -93,14 +96,28 @@ def once(kind: str, files: Sequence[Path], setting: Hashable, build: Callable[[]
         kind: What is built; two kinds may use one file.
         files: The files it is read from. A file that was replaced is read again.
         setting: Device, dtype and whatever else makes a difference.
-        build: Called the first time.
+        build: Called the first time. Where memory does not suffice, all other checkpoints are forgotten and
+            it is called once more.
     """
     stats = tuple((str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
     key = (kind, stats, setting)
     with _lock:
         if key not in _loaded:
-            _loaded[key] = build()
+            _loaded[key] = _built(build)
         return _loaded[key]
+
+
+def _built(build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error) or not _loaded:
+            raise
+    # Outside the handler: the exception keeps what was half loaded alive.
+    _log.warning("out of memory while loading a checkpoint; the others are released")
+    release()
+    empty_cache()
+    return build()
 
 
 def release() -> None:
