@@ -288,7 +288,13 @@ def test_layers_and_budgets_on_a_shallow_model() -> None:
     assert setting.per_head(1, 5) == (1, 5)
     assert setting.per_head(1, 5, 10, 20, 50) == (1, 2, 4, 8, 15)
     assert Setting(facts(SD3), "full").per_head(1, 10, 50) == (1, 10, 50)
-    assert setting.guidance(15.0, usual=7.5) == 8.0
+    small = Setting(facts("shapes-unet"), "demo")  # 16 text keys
+    assert small.ladder(1, 5, 10, 20, 50) == {1: 1, 20: 2, 50: 4}
+    assert small.per_head(1, 10, 50) == (1, 3, 7)
+    wide = Setting(facts(SDXL), "full")  # 77 text keys, half of them stay for the control
+    assert wide.per_head(1, 5) == (1, 5)
+    assert wide.per_head(1, 10, 50) == (1, 6, 37)
+    assert setting.guidance(15.0, usual=7.5) == 2 * setting.model.guidance
 
 
 # ---- names and mistakes
@@ -411,6 +417,7 @@ RUNS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("sd3", "paper/table15", "as_released", {}),
     ("sdxl", "paper/table5", "corrected", {}),
     ("sdxl", "paper/table16", "as_released", {}),
+    ("sdxl", "paper/table19", "as_released", {}),
 ]
 
 

@@ -45,13 +45,11 @@ class Facts:
 
     @property
     def keys(self) -> int:
-        """Keys of a joint site; of a UNet those of its larger site."""
-        return self.image + self.text if self.family == "joint" else max(self.image, self.text)
+        """Keys of a joint site; of a UNet those of its smaller site, self- or cross-attention."""
+        return self.image + self.text if self.family == "joint" else min(self.image, self.text)
 
 
 KNOWN = {
-    "shapes": Facts("shapes", "joint", layers=6, heads=4, image=64, text=32, guidance=4.0),
-    "shapes-unet": Facts("shapes-unet", "unet", layers=4, heads=4, image=64, text=16, guidance=4.0),
     SD3: Facts(SD3, "joint", layers=24, heads=24, image=4096, text=333, guidance=7.0),
     SDXL: Facts(SDXL, "unet", layers=10, heads=20, image=1024, text=77, guidance=5.0),
 }
@@ -65,6 +63,8 @@ def facts(model: str) -> Facts:
     """
     if model in KNOWN:
         return KNOWN[model]
+    if model in EMBEDDED:
+        return _embedded(model)
     folder = _folder(model)
     index = _json(folder / "model_index.json")
     part = "unet" if "unet" in index else "transformer"
@@ -78,6 +78,16 @@ def facts(model: str) -> Facts:
         f"{index.get('_class_name')} with a {config.get('_class_name')}. Use `sinkscope run --model` for its "
         "default arms, or write a study."
     )
+
+
+def _embedded(name: str) -> Facts:
+    """An embedded model; its guidance is what it is shipped with."""
+    from sinkscope import shapes
+
+    guidance = float(shapes.defaults(name)["guidance_scale"])
+    if name == "shapes":
+        return Facts(name, "joint", layers=6, heads=4, image=64, text=32, guidance=guidance)
+    return Facts(name, "unet", layers=4, heads=4, image=64, text=16, guidance=guidance)
 
 
 def _joint(name: str, folder: Path, config: dict[str, Any]) -> Facts:

@@ -84,19 +84,28 @@ class Setting:
     def shared(self, k: int) -> int:
         """The release's shared budget: k keys per head in one set for all heads of a layer.
 
-        At full scale k times the model's heads; at demo scale the share of all keys that this is in SD3.
+        At full scale k times the model's heads; at demo scale, and in a UNet, the share of all keys that this
+        is in SD3.
         """
-        if self.full:
+        if self.full and self.model.family == "joint":
             return k * self.model.heads
         return max(1, round(k * _PAPER_HEADS / _PAPER_KEYS * self.model.keys))
+
+    def ladder(self, *ks: int) -> dict[int, int]:
+        """The shared budget of each k; of several k that come to the same number of keys the first."""
+        found: dict[int, int] = {}
+        for k in ks:
+            if (keys := self.shared(k)) not in found.values():
+                found[k] = keys
+        return found
 
     def per_head(self, *ks: int) -> tuple[int, ...]:
         """Budgets per head: the paper's k at full scale.
 
-        At demo scale as many budgets, in equal ratios from 1 to what leaves a control as many other keys of
-        the smallest segment.
+        At demo scale, and in a UNet, as many budgets, in equal ratios from 1 to what leaves a control as many
+        other keys of the smallest segment.
         """
-        if self.full:
+        if self.full and self.model.family == "joint":
             return ks
         most = max(2, min(self.model.image, self.model.text) // 2 - 1)
         if max(ks) <= most // 3:

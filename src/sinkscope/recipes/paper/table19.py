@@ -32,9 +32,9 @@ def corrected(m: Setting) -> dict[str, Any]:
 
 def as_released(m: Setting) -> dict[str, Any]:
     """One set for all heads, random keys, keys of least mass."""
-    shared = {k: m.shared(k) for k in KS}
-    arms = released_ladder(shared, **m.middle)
-    for k in KS:
+    ladder = m.ladder(*KS)
+    arms = released_ladder(ladder, **m.middle)
+    for k in ladder:
         arms[f"bottom_{k}"] = arms[f"sink_{k}"].control("bottom")
     arms["query"] = arms["sink_1"].control("null")
     return {

@@ -36,7 +36,7 @@ def as_released(m: Setting) -> dict[str, Any]:
         **m.balanced(full=64, demo=48),
         **m.metrics(*METRICS),
         "noise_base": 1000,
-        "arms": released_ladder({k: m.shared(k) for k in KS}, **m.middle),
+        "arms": released_ladder(m.ladder(*KS), **m.middle),
         "steps": 20,
         "guidance": m.explicit(7.0),
         "observe": ObservePlan(**m.watched, units=8),
