@@ -124,6 +124,16 @@ def test_skewed_differences_must_pass_the_studentised_interval_too(side):
     assert blocked >= 2
 
 
+@pytest.mark.parametrize(("largest", "word"), [(0.0005, "equivalent"), (0.05, "inconclusive")])
+def test_where_few_prompts_differ_each_difference_must_lie_inside(largest, word):
+    """The studentised interval is undefined: nearly equal is no worse than a little different everywhere."""
+    d = np.zeros((20, 1))
+    d[3], d[7] = largest, largest / 2
+    arms = {"baseline": np.zeros((20, 1)), "sink": d}
+    row = stats.effects(long(arms), contrasts=[BASE], draws=DRAWS, margins={"m": 0.04}, by_task=False).iloc[0]
+    assert row["verdict"] == word and row["interval_verdict"] == "within"
+
+
 @pytest.mark.parametrize(
     ("ci", "ci90", "margin", "word"),
     [

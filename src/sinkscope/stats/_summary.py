@@ -36,8 +36,8 @@ class Summary(NamedTuple):
     p_wilcoxon: float
     p_signflip: float
     guard90: tuple[float, float] = (NAN, NAN)
-    """Studentised 90 % interval that a claim of equivalence must pass too; NaN where it is undefined or was
-    not asked for."""
+    """Studentised 90 % interval that a claim of equivalence must pass too; where it is undefined, since few
+    prompts differ, the range of the differences; NaN where it was not asked for."""
 
     def widest90(self, flips: tuple[float, float] | None) -> tuple[float, float]:
         """The interval that must lie inside a margin: the hull of the 90 % intervals.
@@ -97,7 +97,11 @@ def summarise(
             ends = _pair(wide, row), _pair(narrow, row)
             out[index] = Summary(mean, sd, dz, *ends, p_t, p_w, p_s)
             if guard:
-                out[index] = out[index]._replace(guard90=_pair(guards, row))
+                bounds = _pair(guards, row)
+                if np.isnan(bounds).any():
+                    # Too few prompts differ for resamples to vary: then every difference must lie inside.
+                    bounds = float(stack[row].min()), float(stack[row].max())
+                out[index] = out[index]._replace(guard90=bounds)
     return out
 
 
