@@ -51,6 +51,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory, data: dict[str, torch.Ten
     return work / "model"
 
 
+def test_training_goes_on_from_an_exported_unet(
+    tmp_path: Path, data: dict[str, torch.Tensor], exported: Path
+) -> None:
+    plan = Plan(steps=0)
+    begun = train_unet(
+        tmp_path, data, plan, size=SMALL, pipeline=exported / "pipeline", device=CPU
+    ).unet.state_dict()
+    shipped = sk.load(exported / "pipeline").unet.state_dict()
+    assert all(torch.equal(begun[name], value) for name, value in shipped.items())
+    fresh = train(tmp_path / "fresh", data, plan).unet.state_dict()
+    assert any(not torch.equal(fresh[name], value) for name, value in shipped.items())
+
+
 def test_a_resumed_run_ends_with_the_same_weights(
     tmp_path: Path, data: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ folder, so the same command continues a run that was cut off. `--stage` runs one
 
 `--model transformer` is "shapes". `--model unet` is "shapes-unet": it takes text encoders and autoencoder,
 unchanged, from the model that `--start-from` names (default: the shipped one) and runs latents, denoiser and
-export.
+export. Where that model is a UNet itself, training goes on from its weights.
 """
 
 from __future__ import annotations

@@ -181,11 +181,16 @@ def train_unet(
         data: What `make_latents` returns.
         plan: Steps, rates and weights.
         size: Sizes of the UNet.
-        pipeline: Pipeline folder that gives the text encoders and the scale of the latents.
+        pipeline: Pipeline folder that gives the text encoders, the scale of the latents and, where it has
+            one, the UNet to begin from (with a fresh optimizer and read-out).
         device: Where to train.
     """
     torch.manual_seed(plan.seed)
     model, averaged = Trainee(size, pipeline).to(device), Trainee(size, pipeline).to(device)
+    if (pipeline / "unet").is_dir():
+        model.unet.load_state_dict(
+            UNet2DConditionModel.from_pretrained(pipeline / "unet", local_files_only=True).state_dict()
+        )
     averaged.load_state_dict(model.state_dict())
     modules = {"model": model, "averaged": averaged}
     checkpoint = Checkpoint(folder / "unet", modules, *optimizers(model, plan, _is_matrix))
