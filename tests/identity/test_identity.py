@@ -77,7 +77,7 @@ def test_a_prompt_counts_once_whatever_its_seeds_and_masked_queries_do_not_count
     assert share(table, "mass", "image", queries="balanced") == pytest.approx((0.4 + 0.6) / 2)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     size=st.integers(1, 4),
     seed=st.integers(0, 1000),

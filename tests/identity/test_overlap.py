@@ -67,7 +67,7 @@ def test_layers_with_other_keys_are_left_out() -> None:
     assert set(zip(layers["a"], layers["b"], strict=True)) == {("blocks.0.attn", "blocks.1.attn")}
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(size=st.integers(1, 5), seed=st.integers(0, 1000))
 def test_pairs_are_those_of_sets(size: int, seed: int) -> None:
     sinks = made.sinks(made.blind(size, seed), units=["a-s0", "b-s0"])
@@ -127,7 +127,7 @@ def test_impossible_sets_are_refused() -> None:
 def test_the_jackknife_interval_between_prompts_holds_the_truth() -> None:
     """Sinks are one shared key with probability p: the Jaccard between prompts is p * p in expectation."""
     hits, p = 0, 0.6
-    for seed in range(30):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
         names = [f"p{i}-s0" for i in range(16)]
         held = {name: rng.random() < p for name in names}
@@ -139,7 +139,7 @@ def test_the_jackknife_interval_between_prompts_holds_the_truth() -> None:
         table = identity.overlap(sinks, units=made.units(names))
         row = table[(table["between"] == "prompts") & table["site"].isna()].iloc[0]
         hits += row["ci_low"] <= p * p <= row["ci_high"]
-    assert hits >= 26
+    assert hits >= 17
 
 
 def test_an_observation_needs_no_arm_and_no_units() -> None:

@@ -12,10 +12,10 @@ import numpy as np
 from scipy.stats import hypergeom
 
 from sinkscope.errors import UsageError
-from sinkscope.identity._origin import Floats
+from sinkscope.identity._origin import Floats, Places
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65536)
 def chance_jaccard(a: int, b: int, n: int) -> float:
     """Expected size of the intersection over the size of the union of random sets.
 
@@ -40,16 +40,28 @@ def _check(a: int, b: int, n: int) -> None:
         raise UsageError(f"Got sets of {a} and {b} keys among {n} keys. Expected sizes from 1 to {n}.")
 
 
-def expected(a: Floats, b: Floats, n: Floats) -> tuple[Floats, Floats]:
-    """Both expectations for arrays of sizes; NaN where a set is empty."""
-    sizes = np.stack([a, b, n], axis=-1).reshape(-1, 3)
-    distinct, back = np.unique(sizes, axis=0, return_inverse=True)
-    values = np.full((len(distinct), 2), np.nan)
-    for row, size in enumerate(distinct):
-        x, y, many = (int(part) for part in size)
-        if min(x, y) > 0:
+def expected(size: Floats, many: Floats, first: Places, second: Places) -> tuple[Floats, Floats]:
+    """Both expectations `[group, pair]`; NaN where a set is empty.
+
+    Args:
+        size: Keys in each set `[group, item]`.
+        many: Keys there are `[group, item]`.
+        first: The one item of each pair.
+        second: The other.
+    """
+    sizes, own = np.unique(size.astype(int), return_inverse=True)
+    counts, of = np.unique(many.astype(int), return_inverse=True)
+    own, of = own.reshape(size.shape), of.reshape(size.shape)
+    shape = len(sizes), len(sizes), len(counts)
+    place = own[:, first], own[:, second], np.maximum(of[:, first], of[:, second])
+    there = np.zeros(shape, dtype=bool)
+    there[place] = True
+    table = np.full((2, *shape), np.nan)
+    for i, j, k in np.argwhere(there).tolist():
+        a, b = int(sizes[i]), int(sizes[j])
+        if min(a, b) > 0:
             # Keys folded together (frames, heads) may be more than one row's.
-            many = max(many, x, y)
-            values[row] = chance_jaccard(x, y, many), chance_shared(x, y, many)
-    told = values[back.reshape(-1)].reshape(*np.shape(a), 2)
-    return told[..., 0], told[..., 1]
+            n = max(int(counts[k]), a, b)
+            table[:, i, j, k] = chance_jaccard(min(a, b), max(a, b), n), chance_shared(a, b, n)
+    told = table[:, *place]
+    return told[0], told[1]

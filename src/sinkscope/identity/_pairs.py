@@ -86,5 +86,5 @@ def _agreement(
     with np.errstate(invalid="ignore", divide="ignore"):
         jaccard = np.where(empty, np.nan, both / (a + b - both))
         shared = np.where(empty, np.nan, both / np.minimum(a, b))
-    chance = expected(a, b, np.maximum(many[:, first], many[:, second]))
+    chance = expected(size, many, first, second)
     return dict(zip(MEASURES, (jaccard, shared, *chance), strict=True))
