@@ -270,6 +270,13 @@ def test_batches_shrink_until_they_fit(caplog, error):
     assert batches(range(4), memory).tolist() == [0, 1, 2, 3] and memory.sizes[-2:] == [2, 2]
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta:x"])
+def test_a_device_that_is_not_here_is_named(device):
+    for name in ("clip_t", "hps", "imagereward", "lpips", "pickscore"):
+        with pytest.raises(UsageError, match=f"Got device '{device}', which cannot be used here.*Use 'cpu'"):
+            metrics.get(name, device=device)
+
+
 def test_one_item_that_does_not_fit_is_an_error():
     with pytest.raises(SinkscopeError, match="'hps' does not fit into the memory of cpu even one item"):
         Batches("hps", 4, "cpu")([1, 2], Memory(0))

@@ -32,6 +32,7 @@ class Batches:
     def __init__(self, name: str, size: int, device: str) -> None:
         if size < 1:
             raise UsageError(f"Got batch={size}, expected at least 1.")
+        check_device(device)
         self.name, self.size, self.device = name, size, device
 
     def __call__(self, items: Sequence[Item], forward: Callable[[Sequence[Item]], Tensor]) -> Tensor:
@@ -82,6 +83,17 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     words = ("out of memory", "not enough memory", "can't allocate memory")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def check_device(device: str) -> None:
+    """Raise `UsageError` unless there is such a device here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        first = str(error).partition("\n")[0][:160]
+        raise UsageError(
+            f"Got device {device!r}, which cannot be used here ({first}). Use 'cpu', or 'cuda' with a GPU."
+        ) from error
 
 
 def dtype_named(name: str) -> torch.dtype:
