@@ -31,6 +31,7 @@ _BUILT_IN = {
     "pickscore": ("_pickscore", "PickScore"),
     "hps": ("_hps", "Hps"),
     "imagereward": ("_imagereward", "ImageReward"),
+    "geneval": ("geneval", "Geneval"),
 }
 
 ALIASES = {

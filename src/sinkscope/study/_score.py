@@ -60,14 +60,15 @@ def check_metrics(
             raise MissingWeightsError(
                 f"Metric {name!r} cannot be computed here: {info.reason} {info.how}".strip()
             )
-    if "scene" in names:
-        _check_scene(prompts)
+    for name in ("scene", "geneval"):
+        if name in names:
+            _check_scene(prompts, name)
 
 
-def _check_scene(prompts: Sequence[PromptRecord]) -> None:
+def _check_scene(prompts: Sequence[PromptRecord], name: str = "scene") -> None:
     if bare := [prompt.text for prompt in prompts if not prompt.metadata.get("include")]:
         raise UsageError(
-            f"Metric 'scene' judges by the metadata of a prompt, and {len(bare)} of {len(prompts)} "
+            f"Metric {name!r} judges by the metadata of a prompt, and {len(bare)} of {len(prompts)} "
             "prompts have "
             f"none, the first {bare[0]!r}. Use other metrics, or prompts with an 'include' list."
         )

@@ -43,6 +43,11 @@ KINDS: dict[str, Converter] = {
         "_imagereward",
         "google-bert/bert-base-uncased",
     ),
+    "geneval": Converter(
+        ("mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth",),
+        "geneval-detector",
+        "_mask2former",
+    ),
     "hf": Converter(("a folder with config.json and pytorch_model.bin",), "", "_hf"),
 }
 
