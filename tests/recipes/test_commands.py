@@ -60,7 +60,7 @@ def test_a_preset_is_run_by_name(asked: list[Study]) -> None:
         (["run", "paper/table6", "--variant", "x"], "Unknown variant of paper/table6 'x'"),
         (["run", "paper/table6", "--metrics", "beauty"], "Unknown metric 'beauty'"),
         (["run", "--scale", "demo"], "Got --scale without a preset"),
-        (["run", "nothing.yaml"], "Cannot read the study nothing.yaml"),
+        (["run", "nothing.yaml"], "The study file nothing.yaml is missing"),
         (["run", "nothing.yaml", "--scale", "demo"], "Got both nothing.yaml and --scale"),
         (["presets", "--out", "x.yaml"], "--out needs the name of a preset"),
     ],

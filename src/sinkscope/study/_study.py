@@ -230,6 +230,11 @@ class Study:
         Raises:
             UsageError: The file is missing, is no YAML, or does not describe a study.
         """
+        if not Path(path).is_file():
+            raise UsageError(
+                f"The study file {path} is missing. Expected a .yaml file; `sinkscope presets` lists the "
+                "named studies, which need none."
+            )
         try:
             data = read_yaml(Path(path))
         except StoreError as error:
