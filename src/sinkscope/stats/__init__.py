@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from ._bootstrap import Interval, keyed_generator
 from ._boundary import Boundary, dose_boundary, find_boundary
+from ._distances import Distance, frechet, gaussian, mmd, paired_frechet, paired_mmd, polynomial
 from ._dose import dose_response, page_trend, prompt_slopes
 from ._double import DoubleContrast, difference_of_differences, double_effects
 from ._effects import Contrast, effects
@@ -42,6 +43,7 @@ from ._verdict import Verdict, interval_verdict, verdict
 __all__ = [
     "Boundary",
     "Contrast",
+    "Distance",
     "DoubleContrast",
     "Interval",
     "Margin",
@@ -64,14 +66,20 @@ __all__ = [
     "effects",
     "fieller_interval",
     "find_boundary",
+    "frechet",
+    "gaussian",
     "holm",
     "interval_verdict",
     "keyed_generator",
     "leave_one_task_out",
     "mean_interval",
+    "mmd",
+    "paired_frechet",
+    "paired_mmd",
     "page_trend",
     "paired_proportions",
     "paired_t",
+    "polynomial",
     "power_difference",
     "power_equivalence",
     "power_table",
