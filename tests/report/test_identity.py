@@ -64,6 +64,17 @@ def test_sinks_are_compared_with_the_number_of_keys() -> None:
     assert "never a sink" in zero.text
 
 
+def test_sites_that_see_one_segment_alone_are_said() -> None:
+    roles = made.roles({"image": {("image", None): 1.0}}, unit=UNITS, step=(0,), layer=(0,))
+    other = made.roles(
+        {"image": {("text", "bos"): 0.4, ("text", "pad"): 0.6}}, unit=UNITS, step=(0,), layer=(1,)
+    )
+    both = pd.concat([roles, other], ignore_index=True)
+    chosen = facts(lambda step, branch, unit, layer, head: [3 if layer == 0 else 20], roles=both)
+    assert "Of 2 sites 1 see image keys alone and 1 see text keys alone" in words.who(chosen).note
+    assert "segment is given" not in words.who(facts(lambda *_: [3])).note
+
+
 def test_staying_and_agreement_stand_beside_chance() -> None:
     constant = words.stays(facts(lambda *_: [4]))
     assert "From one step to the next 100 % [100, 100] of the heads keep their sink" in constant.answer

@@ -83,7 +83,20 @@ def who(facts: Facts) -> Finding:
     points += [*_balanced_points(facts, main), _key_zero(facts)]
     note = f"Baseline arm, {BRANCH_WORDS.get(main, main)}, {_which(facts)}; {_sample(records)}."
     note += " Intervals: 95 % BCa over prompts; one of no width means that no prompt differed."
-    return Finding(question, " ".join(sentences), points, note + few(records[0]))
+    return Finding(question, " ".join(sentences), points, note + _given(facts) + few(records[0]))
+
+
+def _given(facts: Facts) -> str:
+    """A remark where sites see one segment alone: their share of image and text is no finding."""
+    if facts.roles is None:
+        return ""
+    pairs = facts.roles[["site", "segment"]].drop_duplicates().astype(str)
+    many = pairs["site"].map(pairs["site"].value_counts())
+    alone = list(pairs.loc[many == 1, "segment"])
+    if not alone:
+        return ""
+    parts = [f"{alone.count(name)} see {name} keys alone" for name in sorted(set(alone))]
+    return f" Of {pairs['site'].nunique()} sites {listing(parts)}: there the segment is given, not found."
 
 
 def _pick(table: pd.DataFrame, of: str, branch: str, queries: str | None = None) -> pd.DataFrame:
@@ -171,7 +184,8 @@ def _other_branch(facts: Facts, main: str) -> list[str]:
         lead += f" {span(first['ci_low'], first['ci_high'])}"
         keys = _pick(facts.shares, "keys", branch)
         words = keys.loc[keys["class"] == "content", "share"]
-        empty = len(keys) and (not len(words) or float(words.iloc[0]) == 0.0)
+        unknown = "text without role" in set(keys["class"])
+        empty = len(keys) and not unknown and (not len(words) or float(words.iloc[0]) == 0.0)
         why = ", whose prompt has no words" if empty else ""
         sentences.append(f"In the {BRANCH_WORDS.get(branch, branch)}{why}: {lead}.")
     return sentences
