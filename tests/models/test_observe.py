@@ -248,7 +248,9 @@ def test_not_a_number_is_named(sd3: Any) -> None:
         v[0, 0, 0, 0] = torch.inf if call.step else 0.0
         return run(call.replace(v=v))  # type: ignore[no-any-return]
 
-    with pytest.raises(NonFiniteError, match=r"At transformer_blocks.1.attn \(layer 1\), step 1: NaN or .* of v;"):
+    with pytest.raises(
+        NonFiniteError, match=r"At transformer_blocks.1.attn \(layer 1\), step 1: NaN or .* of v;"
+    ):
         with observe(sd3, layers=[1]), Session(sd3, spoil, sites="*.1.attn"):
             latent(sd3)
 
