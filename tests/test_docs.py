@@ -25,7 +25,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 TOPICS = (
     "index observe identity intervene studies presets prompts run-folder verdicts compare power planted "
-    "metrics geneval embedded-model errors footguns"
+    "metrics geneval distances embedded-model errors footguns"
 ).split()
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)

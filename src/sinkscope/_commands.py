@@ -167,7 +167,20 @@ def score(arguments: Namespace) -> int:
         if (result.folder / "effects.parquet").is_file():
             _print_effects(result)
             print(f"scores: {result.folder / 'scores.parquet'}")
+        _print_distances(result, arguments.metrics)
     return 0
+
+
+def _print_distances(result: Run, asked: Sequence[str] | None) -> None:
+    """Distances between sets, where some were asked for."""
+    from sinkscope.metrics.distances import DISTANCES
+
+    path = result.folder / "distances.parquet"
+    if not path.is_file() or not set(asked or ()) & set(DISTANCES):
+        return
+    columns = ["metric", "arm", "reference", "n_prompts", "value", "ci_low", "ci_high", "p_swap", "status"]
+    _print_table(f"distances between sets ({result.folder})", result.distances()[columns])
+    print(f"distances: {path}")
 
 
 def convert(arguments: Namespace) -> int:
@@ -192,10 +205,11 @@ def _list_metrics() -> int:
     import pandas as pd
 
     from sinkscope import metrics
+    from sinkscope.metrics import distances
 
     rows = [
         {"metric": i.name, "status": i.status, "why": i.reason or "", "how": i.how or ""}
-        for i in metrics.available()
+        for i in (*metrics.available(), *distances.available())
     ]
     _print_table("metrics", pd.DataFrame(rows))
     return 0

@@ -32,6 +32,7 @@ _BUILT_IN = {
     "hps": ("_hps", "Hps"),
     "imagereward": ("_imagereward", "ImageReward"),
     "geneval": ("geneval", "Geneval"),
+    "dino": ("_dino", "Dino"),
 }
 
 ALIASES = {

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from sinkscope.errors import StoreError, unknown
+from sinkscope.errors import MissingWeightsError, SinkscopeError, StoreError, unknown
 from sinkscope.study import _files, _record
 from sinkscope.study._analyse import analyse
 from sinkscope.study._plan import Plan, make_plan, resolve_prompts
@@ -111,6 +111,10 @@ class Run(SinkTables):
         """The effects without one task at a time (`stats.leave_one_task_out`)."""
         return self._store.table("leave_one_out")
 
+    def distances(self) -> pd.DataFrame:
+        """Distances between the images of an arm and of its reference as sets (`score(["kid", ...])`)."""
+        return self._store.table("distances")
+
     def receipts(self) -> pd.DataFrame:
         """What every edit did in every call: `Receipt.table` with unit and arm."""
         return self._store.table("receipts")
@@ -157,8 +161,8 @@ class Run(SinkTables):
         """Score the images again, or with further metrics, and analyse.
 
         Args:
-            metrics: Names to add to the run's metrics, or aliases such as "clip". None: score with the run's
-                own.
+            metrics: Names to add to the run's metrics, or aliases such as "clip"; also distances between sets
+                (`metrics.distances.DISTANCES`), which `distances` gives. None: score with the run's own.
             options: Metric -> its options, over those of the run.
             progress: Show progress.
             device: Where metrics run, for example "cuda". None: a GPU where there is one.
@@ -170,9 +174,14 @@ class Run(SinkTables):
             StoreError: The run is not finished, or an image is damaged.
         """
         from sinkscope.metrics import canonical
+        from sinkscope.metrics.distances import DISTANCES
 
         record = self.record
-        names = list(dict.fromkeys((*record["metrics"], *map(canonical, metrics or ()))))
+        asked = list(dict.fromkeys(map(canonical, metrics or ())))
+        sets = [name for name in asked if name in DISTANCES]
+        names = list(dict.fromkeys((*record["metrics"], *(name for name in asked if name not in sets))))
+        set_options = {name: dict((options or {}).get(name, {})) for name in sets}
+        options = {name: value for name, value in (options or {}).items() if name not in sets}
         merged = {
             **record.get("metric_options", {}),
             **{canonical(name): dict(value) for name, value in (options or {}).items()},
@@ -181,8 +190,29 @@ class Run(SinkTables):
             raise unknown("metric in the options (expected one of the metrics scored)", stray[0], names)
         with self._store.lock():
             changed = {**record, "metrics": names, "metric_options": merged}
-            _finish(self._store, changed, self.plan, show=progress, device=device)
+            missing = self._measure(set_options, show=progress, device=device)
+            try:
+                _finish(self._store, changed, self.plan, show=progress, device=device)
+            except MissingWeightsError as error:
+                raise MissingWeightsError("\n".join(map(str, (error, *missing)))) from error
+        if missing:
+            raise missing[0]
         return self.scores()
+
+    def _measure(
+        self, options: Mapping[str, Mapping[str, Any]], *, show: bool, device: str | None
+    ) -> list[SinkscopeError]:
+        """Compute distances between sets; returns no error or one that names what could not be computed."""
+        from sinkscope.study._distances import measure
+        from sinkscope.study._score import left_out_error
+
+        if not options:
+            return []
+        device = device or _default_device()
+        left_out = measure(
+            self._store, self.study, self.plan, list(options), options=options, device=device, show=show
+        )
+        return [left_out_error(left_out, len(options))] if left_out else []
 
     def analyse(self) -> pd.DataFrame:
         """Write the effects anew where the scores or the settings changed, and return them."""
