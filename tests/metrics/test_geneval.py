@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import types
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +16,7 @@ from tests.metrics.helpers import Prompt, tiny_clip
 from tests.metrics.peer_cases import fill
 from tests.metrics.resize_cases import CASES, noise
 
-from sinkscope import metrics
+from sinkscope import metrics, stats
 from sinkscope.errors import MissingWeightsError, UsageError
 from sinkscope.metrics import score_rows
 from sinkscope.metrics.convert import _mask2former, convert
@@ -258,6 +260,27 @@ def test_missing_weights_are_all_named(tmp_path, monkeypatch):
     assert "curl -fLO https://download.openmmlab.com/mmdetection/v2.0/mask2former/" in message
     assert "sinkscope convert geneval mask2former_swin-s" in message
     assert f"'geneval' has no checkpoint in {tmp_path}" in message
+
+
+def test_the_overall_score_of_the_documentation_is_the_mean_of_tasks():
+    page = (Path(__file__).parents[2] / "docs" / "geneval.md").read_text()
+    (body,) = [part.partition("```")[0] for part in page.split("```python\n") if "def overall" in part]
+    space: dict = {}
+    exec(body, space)
+    draw, rows = np.random.default_rng(0), []
+    for index, task in enumerate(["single_object"] * 8 + ["counting"] * 3 + ["position"] * 5):
+        for seed in (0, 1):
+            for arm in ("baseline", "edit"):
+                unit = {"unit": f"{index}-{seed}", "prompt_id": str(index), "task": task, "seed": seed}
+                score = {"arm": arm, "metric": "geneval", "value": float(draw.integers(0, 2)), "status": "ok"}
+                rows.append(unit | score)
+    scores = pd.DataFrame(rows)
+    contrasts = [stats.Contrast("edit", "baseline", "arm-baseline")]
+    table = stats.effects(scores, contrasts=contrasts, metrics=["geneval"], draws=100)
+    found = space["overall"](types.SimpleNamespace(effects=lambda: table))
+    edited = scores[scores["arm"] == "edit"]
+    assert found["edit"] == pytest.approx(edited.groupby("task").value.mean().mean())
+    assert found["edit"] != pytest.approx(edited.value.mean())
 
 
 def test_other_files_are_not_converted(tmp_path):
