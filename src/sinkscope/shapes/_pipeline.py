@@ -31,7 +31,7 @@ class ShapesPipeline(StableDiffusion3Pipeline):  # type: ignore[misc]
 class ShapesUnetPipeline(StableDiffusionXLPipeline):  # type: ignore[misc]
     """Stable Diffusion XL's own pipeline; only the default steps and guidance differ."""
 
-    defaults: ClassVar[dict[str, Any]] = {"num_inference_steps": 20, "guidance_scale": 4.0}
+    defaults: ClassVar[dict[str, Any]] = {"num_inference_steps": 20, "guidance_scale": 6.0}
 
     @torch.no_grad()
     @functools.wraps(StableDiffusionXLPipeline.__call__)
