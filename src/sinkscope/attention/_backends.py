@@ -2,46 +2,55 @@
 
 A backend takes `(operands, weights, want)` and returns `Raw`; `weights` is [row or 1, head or 1, group,
 query]. A faster one registers itself with a rule that says for which tensors it may be picked; the last
-registered that suits wins.
+registered that suits wins, unless it refuses the call: then the next one runs, and the reason is said once.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sinkscope.errors import unknown
+from sinkscope.errors import UsageError, unknown
 
-from . import reference
+from . import _triton, reference
 from ._operands import Operands
 from ._rowblock import Raw, rowblock
 
 Backend = Callable[[Operands, Tensor, Collection[str]], Raw]
 Suits = Callable[[torch.device, torch.dtype], bool]
+Refuses = Callable[[Operands], str | None]
 
 
 @dataclass(frozen=True)
 class _Entry:
     run: Backend
     suits: Suits
+    refuses: Refuses
 
 
 _BACKENDS: dict[str, _Entry] = {}
+_SAID: set[tuple[str, str]] = set()
 
 
-def register_backend(name: str, run: Backend, *, suits: Suits) -> None:
+def _never(ops: Operands) -> None:
+    return None
+
+
+def register_backend(name: str, run: Backend, *, suits: Suits, refuses: Refuses = _never) -> None:
     """Add a backend or replace the one of the same name.
 
     Args:
         name: How `measure(..., backend=name)` asks for it.
         run: Called as `run(operands, weights, want)`.
         suits: Whether it may be picked without being asked for, given device and dtype of q.
+        refuses: Why it cannot run a call, in words; None where it can.
     """
     _BACKENDS.pop(name, None)
-    _BACKENDS[name] = _Entry(run, suits)
+    _BACKENDS[name] = _Entry(run, suits, refuses)
 
 
 def backends() -> list[str]:
@@ -49,13 +58,40 @@ def backends() -> list[str]:
     return list(_BACKENDS)
 
 
-def pick_backend(name: str | None, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The named backend, or the last registered one that suits device and dtype."""
+def pick_backend(name: str | None, ops: Operands) -> Backend:
+    """The named backend, or the last registered one that suits the call and does not refuse it.
+
+    Raises:
+        UsageError: The named backend does not exist or cannot run this call; the message says why.
+    """
     if name is not None:
         if name not in _BACKENDS:
             raise unknown("attention backend", name, _BACKENDS)
+        why = _BACKENDS[name].refuses(ops)
+        if why is not None:
+            raise UsageError(
+                f"Attention backend {name!r} cannot run this call: {why}. "
+                "Leave `backend` out, and one that can is picked."
+            )
         return _BACKENDS[name].run
-    return next(entry.run for entry in reversed(_BACKENDS.values()) if entry.suits(device, dtype))
+    return next(run for name in reversed(_BACKENDS) if (run := _suiting(name, ops)) is not None)
+
+
+def _suiting(name: str, ops: Operands) -> Backend | None:
+    entry = _BACKENDS[name]
+    if not entry.suits(ops.q.device, ops.q.dtype):
+        return None
+    why = entry.refuses(ops)
+    if why is None:
+        return entry.run
+    if (name, why) not in _SAID:
+        _SAID.add((name, why))
+        warnings.warn(
+            f"Attention backend {name!r} does not run here: {why}. The next one measures instead; "
+            "its numbers are as exact.",
+            stacklevel=4,
+        )
+    return None
 
 
 def _reference(ops: Operands, weights: Tensor, want: Collection[str]) -> Raw:
@@ -75,3 +111,9 @@ def _reference(ops: Operands, weights: Tensor, want: Collection[str]) -> Raw:
 
 register_backend("reference", _reference, suits=lambda device, dtype: False)
 register_backend("rowblock", rowblock, suits=lambda device, dtype: True)
+register_backend(
+    "triton",
+    _triton.run,
+    suits=lambda device, dtype: device.type == "cuda",
+    refuses=_triton.refusal,
+)

@@ -65,10 +65,11 @@ def measure(
             "max_activation".
         row_weight: Weight of each query (each softmax row) in the means of mass and entropy, >= 0, [query],
             [row, query] or [row, head, query]. None weighs all alike.
-        backend: Name of a registered backend; None picks one that suits device and dtype.
+        backend: Name of a registered backend; None picks one that suits the call.
 
     Raises:
-        UsageError: Shapes, groups or statistics that do not exist or fit.
+        UsageError: Shapes, groups or statistics that do not exist or fit, or a named backend that cannot run
+            this call.
         NonFiniteError: NaN or infinity in q, k or v.
     """
     for name in want:
@@ -88,7 +89,7 @@ def measure(
     if row_weight is not None:
         weights = weights * _per_query(row_weight, ops)[:, :, None]
     _check_inputs(ops)
-    raw = pick_backend(backend, q.device, q.dtype)(ops, weights, frozenset(want))
+    raw = pick_backend(backend, ops)(ops, weights, frozenset(want))
     return _reduce(raw, ops, list(groups), weights, frozenset(want))
 
 

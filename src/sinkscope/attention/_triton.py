@@ -1,0 +1,222 @@
+"""Backend "triton": exact attention statistics on a GPU in two kernels, memory O(tokens).
+
+The row pass (log-sum-exp, entropy, largest weight, output) and the column pass (incoming mass of every query
+group) are in `_triton_kernels`; this file prepares their arguments and says which calls they can run. Nothing
+of triton is imported until a call runs. Strided q, k, v and broadcast masks are read in place.
+
+Guarantees: float32 inside, no atomics, block sizes that do not depend on the batch: the same call gives the
+same bits, and the numbers of a row do not depend on the other rows. Not yet measured on a GPU: speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._operands import Operands, four_axes
+from ._rowblock import Raw
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LARGEST_HEAD = 256
+MOST_GROUPS = 8
+"""Query groups per launch of the column pass; more are measured in several launches."""
+ENOUGH_PROGRAMS = 512
+"""A column pass of fewer programs is cut along the queries."""
+
+
+class Blocks(NamedTuple):
+    """Queries and keys per step of a kernel; powers of two, 16 or more."""
+
+    queries: int
+    keys: int
+
+
+def refusal(ops: Operands) -> str | None:
+    """Why the kernels cannot run this call; None if they can."""
+    tensors = [t for t in (ops.q, ops.k, ops.v) if t is not None]
+    dtypes = [t.dtype for t in tensors]
+    largest = max(t.shape[-1] for t in tensors)
+    if _missing():
+        return f"the package triton cannot be imported ({_missing()}); pip install 'sinkscope[gpu]'"
+    if any(dtype not in DTYPES for dtype in dtypes):
+        names = ", ".join(sorted({str(dtype) for dtype in dtypes}))
+        return f"q, k, v are {names}; it computes float16, bfloat16 and float32"
+    if not 1 <= largest <= LARGEST_HEAD:
+        return f"the head size is {largest}; it takes 1 to {LARGEST_HEAD}"
+    if len(ops.masks) > 2:
+        return f"the call has {len(ops.masks)} masks; it takes two"
+    if min(ops.q.numel(), ops.k.numel()) == 0:
+        return "the call is empty"
+    if ops.q.device.type != "cuda" and not (ops.q.device.type == "cpu" and _interpreted()):
+        return f"the tensors are on {ops.q.device}; it runs on CUDA devices"
+    return None
+
+
+def run(ops: Operands, weights: Tensor, want: Collection[str], blocks: Blocks | None = None) -> Raw:
+    """Measure one attention call; see `Backend` for the arguments.
+
+    Args:
+        ops: The call.
+        weights: [row or 1, head or 1, group, query].
+        want: Any of mass, lse, entropy, max_weight, concentration, output, max_activation.
+        blocks: Block sizes; None picks them by head size and dtype.
+    """
+    with torch.no_grad(), torch.autocast(ops.q.device.type, enabled=False):
+        if ops.q.device.type != "cuda":
+            return _run(ops, weights, want, blocks or Blocks(32, 32))
+        with torch.cuda.device(ops.q.device):  # triton launches on the current device
+            return _run(ops, weights, want, blocks or pick_blocks(ops))
+
+
+def pick_blocks(ops: Operands) -> Blocks:
+    """Block sizes that fit the shared memory of common GPUs; chosen by head size and dtype alone."""
+    size = _padded(max(ops.q.shape[-1], 1 if ops.v is None else ops.v.shape[-1]))
+    wide = torch.float32 in (ops.q.dtype, ops.k.dtype, ops.q.dtype if ops.v is None else ops.v.dtype)
+    if wide or size > 128:
+        return Blocks(16, 16) if wide and size > 128 else Blocks(32, 32)
+    return Blocks(128, 64) if size <= 64 else Blocks(64, 64)
+
+
+def _run(ops: Operands, weights: Tensor, want: Collection[str], blocks: Blocks) -> Raw:
+    shared = _arguments(ops, blocks)
+    top, total, raw = _row_pass(ops, want, blocks, shared)
+    if ops.masks:
+        raw.alive = top > -torch.inf
+    if "lse" in want:
+        raw.lse = top + total.log()
+    largest = torch.where(total == 0, 0.0, 1.0 / total)
+    if {"max_weight", "concentration"} & set(want):
+        raw.peak = largest
+    if "mass" in want:
+        scaled = weights.float() * largest[:, :, None]
+        parts = [_column_pass(ops, top, part, blocks, shared) for part in scaled.split(MOST_GROUPS, dim=2)]
+        raw.mass = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    return raw
+
+
+def _row_pass(
+    ops: Operands, want: Collection[str], blocks: Blocks, shared: dict[str, Any]
+) -> tuple[Tensor, Tensor, Raw]:
+    from ._triton_kernels import _rowlse
+
+    rows, heads, count, _ = ops.shape
+    top, total = (ops.q.new_empty(rows, heads, count, dtype=torch.float32) for _ in range(2))
+    raw = Raw(entropy=torch.empty_like(top) if "entropy" in want else None)
+    output = None
+    v = ops.k  # stands in where no output is wanted: never read
+    if ops.v is not None and {"output", "max_activation"} & set(want):
+        v = ops.v
+        output = ops.q.new_empty(rows, heads, count, v.shape[-1], dtype=torch.float32)
+    half = v.dtype != torch.float32
+    _rowlse[(-(-count // blocks.queries) * rows * heads,)](
+        v=v,
+        top=top,
+        total=total,
+        entropy=top if raw.entropy is None else raw.entropy,
+        out=top if output is None else output,
+        **_strides("v", v),
+        VDIM=v.shape[-1],
+        VPAD=_padded(v.shape[-1]),
+        ENTROPY=raw.entropy is not None,
+        OUTPUT=output is not None,
+        VWIDEN=v.dtype == torch.bfloat16 and _interpreted(),
+        SPLIT=half,
+        **shared,
+    )
+    if output is not None:
+        raw.output = output if "output" in want else None
+        raw.activation = output.abs().amax((-1, -2))
+    return top, total, raw
+
+
+def _column_pass(
+    ops: Operands, top: Tensor, weights: Tensor, blocks: Blocks, shared: dict[str, Any]
+) -> Tensor:
+    """[row, head, group, key]"""
+    from ._triton_kernels import _colsum
+
+    rows, heads, count, keys = ops.shape
+    groups = weights.shape[2]
+    across = -(-keys // blocks.keys)
+    # The cut must not depend on the number of rows: it decides in which order numbers are added.
+    parts = max(1, min(ENOUGH_PROGRAMS // (across * heads), count // (4 * blocks.queries)))
+    share = -(-count // (parts * blocks.queries)) * blocks.queries
+    mass = top.new_empty(parts, rows, heads, groups, keys)
+    _colsum[(across * rows * heads, parts)](
+        top=top,
+        weights=weights.contiguous(),
+        mass=mass,
+        share=share,
+        GROUPS=groups,
+        GPAD=max(2, _padded(groups, least=2)),
+        **shared,
+    )
+    return mass[0] if parts == 1 else mass.sum(0)
+
+
+def _arguments(ops: Operands, blocks: Blocks) -> dict[str, Any]:
+    """What both kernels are given."""
+    _, heads, count, keys = ops.shape
+    dim = ops.q.shape[-1]
+    mixed = ops.q.dtype != ops.k.dtype
+    found: dict[str, Any] = {
+        "q": ops.q,
+        "k": ops.k,
+        "positions": ops.q if ops.positions is None else ops.positions.contiguous(),
+        "heads": heads,
+        "group": heads // ops.k.shape[1],
+        "count": count,
+        "keys": keys,
+        "scale": ops.factor,
+        "DIM": dim,
+        "PAD": _padded(dim),
+        "CAUSAL": ops.is_causal,
+        "PLACED": ops.positions is not None,
+        # The interpreter multiplies the bit patterns of bfloat16 matrices; widened, they are right.
+        "WIDEN": mixed or (ops.q.dtype == torch.bfloat16 and _interpreted()),
+        "BM": blocks.queries,
+        "BN": blocks.keys,
+        "enable_fp_fusion": True,  # said out loud, since triton's default changes between versions
+        **_strides("q", ops.q),
+        **_strides("k", ops.k),
+    }
+    for index in range(2):
+        mask, kind = ops.q, 0
+        if index < len(ops.masks):
+            mask = four_axes(ops.masks[index]).expand(ops.shape)
+            kind = 1 if mask.dtype == torch.bool else 2
+        found[f"mask{index}"] = mask.view(torch.uint8) if kind == 1 else mask
+        found[f"KIND{index}"] = kind
+        names = ("row", "head", "query", "key")
+        found |= {f"m{index}_{name}": step for name, step in zip(names, mask.stride(), strict=True)}
+    return found
+
+
+def _strides(name: str, tensor: Tensor) -> dict[str, int]:
+    axes = ("row", "head", "token", "dim")
+    return {f"{name}_{axis}": step for axis, step in zip(axes, tensor.stride(), strict=True)}
+
+
+def _padded(size: int, least: int = 16) -> int:
+    """The next power of two: sizes of blocks must be one."""
+    return max(least, 1 << (size - 1).bit_length())
+
+
+@cache
+def _missing() -> str:
+    """Why the kernels cannot be imported; empty if they can."""
+    try:
+        from . import _triton_kernels  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
+def _interpreted() -> bool:
+    from ._triton_kernels import INTERPRETED
+
+    return INTERPRETED

@@ -1,0 +1,244 @@
+"""The Triton kernels behind backend "triton"; importing this file needs the package triton.
+
+`_rowlse` walks the keys of a block of queries once: log-sum-exp, entropy, largest weight and, when wanted,
+the output. `_colsum` swaps the roles: a block of keys walks the queries in fixed order and adds up their
+softmax weights, which need no running maximum because the row pass has left one.
+
+Both work in float32 whatever the inputs are; nothing is added atomically, so results repeat to the bit.
+Products are exact: half types go through the matrix units with float32 sums, float32 through "ieee" products
+(the default would round to TF32). Softmax is taken from logit minus maximum, not minus log-sum-exp: that
+keeps the digits of weights whose logits are large.
+
+Loads and masks are written out where they are used: each call of another jitted function makes the rest of a
+launch slower in Triton's interpreter, in which the tests run. Masks have a kind: 0 none, 1 boolean (as
+bytes), 2 additive.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _rowlse(
+    q, k, v, mask0, mask1, positions, top, total, entropy, out,
+    heads, group, count, keys, scale,
+    q_row, q_head, q_token, q_dim,
+    k_row, k_head, k_token, k_dim,
+    v_row, v_head, v_token, v_dim,
+    m0_row, m0_head, m0_query, m0_key,
+    m1_row, m1_head, m1_query, m1_key,
+    DIM: tl.constexpr, PAD: tl.constexpr, VDIM: tl.constexpr, VPAD: tl.constexpr,
+    KIND0: tl.constexpr, KIND1: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr,
+    ENTROPY: tl.constexpr, OUTPUT: tl.constexpr, WIDEN: tl.constexpr, VWIDEN: tl.constexpr,
+    SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Per query: largest logit, sum of exp(logit - largest), entropy in nats, output.
+
+    One program per block of BM queries of a head. Written as [row, head, query], contiguous; `out` as
+    [row, head, query, VDIM]. A query without keys gets -inf, 0, 0 and zeros.
+    """
+    blocks = (count + BM - 1) // BM
+    block, cell = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    row, head = (cell // heads).to(tl.int64), (cell % heads).to(tl.int64)
+    kv = head // group
+    rows = block * BM + tl.arange(0, BM)
+    dims, vdims = tl.arange(0, PAD), tl.arange(0, VPAD)
+    qs = tl.load(
+        q + row * q_row + head * q_head + rows.to(tl.int64)[:, None] * q_token + dims[None, :] * q_dim,
+        mask=(rows[:, None] < count) & (dims[None, :] < DIM),
+        other=0.0,
+    )
+    if WIDEN:
+        qs = qs.to(tl.float32)
+    k += row * k_row + kv * k_head
+    v += row * v_row + kv * v_head
+    mask0 += row * m0_row + head * m0_head
+    mask1 += row * m1_row + head * m1_head
+    place = rows
+    if PLACED:
+        place = tl.load(positions + rows, mask=rows < count, other=0)
+    best = tl.full([BM], float("-inf"), tl.float32)
+    sums = tl.full([BM], 0.0, tl.float32)
+    spread = tl.full([BM], 0.0, tl.float32)
+    acc = tl.full([BM, VPAD], 0.0, tl.float32)
+    stop = keys
+    if CAUSAL and not PLACED:
+        stop = tl.minimum(keys, (block + 1) * BM)
+    for start in range(0, stop, BN):
+        columns = start + tl.arange(0, BN)
+        ks = tl.load(
+            k + columns.to(tl.int64)[:, None] * k_token + dims[None, :] * k_dim,
+            mask=(columns[:, None] < keys) & (dims[None, :] < DIM),
+            other=0.0,
+        )
+        if WIDEN:
+            ks = ks.to(tl.float32)
+        s = tl.dot(qs, tl.trans(ks), input_precision="ieee") * scale
+        inside = (rows[:, None] < count) & (columns[None, :] < keys)
+        if KIND0 != 0:
+            found0 = tl.load(
+                mask0 + rows.to(tl.int64)[:, None] * m0_query + columns.to(tl.int64)[None, :] * m0_key,
+                mask=inside,
+                other=0,
+            )
+            if KIND0 == 1:
+                s = tl.where(found0 != 0, s, float("-inf"))
+            else:
+                s += found0.to(tl.float32)
+        if KIND1 != 0:
+            found1 = tl.load(
+                mask1 + rows.to(tl.int64)[:, None] * m1_query + columns.to(tl.int64)[None, :] * m1_key,
+                mask=inside,
+                other=0,
+            )
+            if KIND1 == 1:
+                s = tl.where(found1 != 0, s, float("-inf"))
+            else:
+                s += found1.to(tl.float32)
+        if CAUSAL:
+            s = tl.where(columns[None, :] <= place[:, None], s, float("-inf"))
+        s = tl.where(columns[None, :] < keys, s, float("-inf"))
+        new = tl.maximum(best, tl.max(s, 1))
+        safe = tl.where(new == float("-inf"), 0.0, new)
+        moved = tl.where(best == float("-inf"), 0.0, best - safe)
+        shrink = tl.where(best == float("-inf"), 0.0, tl.exp2(moved * LOG2E))
+        centred = s - safe[:, None]
+        p = tl.exp2(centred * LOG2E)
+        if ENTROPY:
+            seen = tl.where(p > 0, centred, 0.0)
+            spread = shrink * (spread + sums * moved) + tl.sum(p * seen, 1)
+        sums = sums * shrink + tl.sum(p, 1)
+        if OUTPUT:
+            vs = tl.load(
+                v + columns.to(tl.int64)[:, None] * v_token + vdims[None, :] * v_dim,
+                mask=(columns[:, None] < keys) & (vdims[None, :] < VDIM),
+                other=0.0,
+            )
+            if VWIDEN:
+                vs = vs.to(tl.float32)
+            acc *= shrink[:, None]
+            if SPLIT:  # two half numbers hold 16 or more digits of a weight, and go through the matrix units
+                half = v.dtype.element_ty
+                high = p.to(half)
+                low = (p - high.to(tl.float32)).to(half)
+                acc += tl.dot(high.to(vs.dtype), vs, input_precision="ieee")
+                acc += tl.dot(low.to(vs.dtype), vs, input_precision="ieee")
+            else:
+                acc += tl.dot(p, vs, input_precision="ieee")
+        best = new
+    at = cell.to(tl.int64) * count + rows
+    tl.store(top + at, best, mask=rows < count)
+    tl.store(total + at, sums, mask=rows < count)
+    some = tl.where(sums == 0, 1.0, sums)
+    if ENTROPY:
+        tl.store(entropy + at, tl.log(some) - spread / some, mask=rows < count)
+    if OUTPUT:
+        inside = (rows[:, None] < count) & (vdims[None, :] < VDIM)
+        tl.store(out + at[:, None] * VDIM + vdims[None, :], acc / some[:, None], mask=inside)
+
+
+@triton.jit
+def _colsum(
+    q, k, mask0, mask1, positions, top, weights, mass,
+    heads, group, count, keys, scale, share,
+    q_row, q_head, q_token, q_dim,
+    k_row, k_head, k_token, k_dim,
+    m0_row, m0_head, m0_query, m0_key,
+    m1_row, m1_head, m1_query, m1_key,
+    DIM: tl.constexpr, PAD: tl.constexpr, GROUPS: tl.constexpr, GPAD: tl.constexpr,
+    KIND0: tl.constexpr, KIND1: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr,
+    WIDEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Per key and query group: sum over queries of weight * exp(logit - largest logit of the query).
+
+    One program per block of BN keys of a head and per `share` queries (a multiple of BM); parts are written
+    side by side as [part, row, head, group, key] and added by the caller. `weights` [row, head, group, query]
+    are already divided by the query's sum of exponentials, 0 where it has no key.
+    """
+    blocks = (keys + BN - 1) // BN
+    block, cell = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    row, head = (cell // heads).to(tl.int64), (cell % heads).to(tl.int64)
+    columns = block * BN + tl.arange(0, BN)
+    dims, groups = tl.arange(0, PAD), tl.arange(0, GPAD)
+    k_base = k + row * k_row + (head // group) * k_head
+    ks = tl.load(
+        k_base + columns.to(tl.int64)[:, None] * k_token + dims[None, :] * k_dim,
+        mask=(columns[:, None] < keys) & (dims[None, :] < DIM),
+        other=0.0,
+    )
+    if WIDEN:
+        ks = ks.to(tl.float32)
+    q += row * q_row + head * q_head
+    mask0 += row * m0_row + head * m0_head
+    mask1 += row * m1_row + head * m1_head
+    top += cell.to(tl.int64) * count
+    weights += cell.to(tl.int64) * GROUPS * count
+    single = tl.full([BM, BN], 0.0, tl.float32)
+    several = tl.full([GPAD, BN], 0.0, tl.float32)
+    first = tl.program_id(1) * share
+    begin = first
+    if CAUSAL and not PLACED:  # earlier queries see none of these keys
+        begin = tl.maximum(first, block * BN // BM * BM)
+    for start in range(begin, tl.minimum(first + share, count), BM):
+        rows = start + tl.arange(0, BM)
+        qs = tl.load(
+            q + rows.to(tl.int64)[:, None] * q_token + dims[None, :] * q_dim,
+            mask=(rows[:, None] < count) & (dims[None, :] < DIM),
+            other=0.0,
+        )
+        if WIDEN:
+            qs = qs.to(tl.float32)
+        s = tl.dot(qs, tl.trans(ks), input_precision="ieee") * scale
+        inside = (rows[:, None] < count) & (columns[None, :] < keys)
+        if KIND0 != 0:
+            found0 = tl.load(
+                mask0 + rows.to(tl.int64)[:, None] * m0_query + columns.to(tl.int64)[None, :] * m0_key,
+                mask=inside,
+                other=0,
+            )
+            if KIND0 == 1:
+                s = tl.where(found0 != 0, s, float("-inf"))
+            else:
+                s += found0.to(tl.float32)
+        if KIND1 != 0:
+            found1 = tl.load(
+                mask1 + rows.to(tl.int64)[:, None] * m1_query + columns.to(tl.int64)[None, :] * m1_key,
+                mask=inside,
+                other=0,
+            )
+            if KIND1 == 1:
+                s = tl.where(found1 != 0, s, float("-inf"))
+            else:
+                s += found1.to(tl.float32)
+        if CAUSAL:
+            place = rows
+            if PLACED:
+                place = tl.load(positions + rows, mask=rows < count, other=0)
+            s = tl.where(columns[None, :] <= place[:, None], s, float("-inf"))
+        best = tl.load(top + rows, mask=rows < count, other=0.0)
+        best = tl.where(best == float("-inf"), 0.0, best)
+        # Rows past the end have no maximum that bounds their logits: their weights are set, not multiplied.
+        p = tl.where(inside, tl.exp2((s - best[:, None]) * LOG2E), 0.0)
+        if GROUPS == 1:
+            w = tl.load(weights + rows, mask=rows < count, other=0.0)
+            single += p * w[:, None]
+        else:
+            for index in tl.static_range(GROUPS):
+                w = tl.load(weights + index * count + rows, mask=rows < count, other=0.0)
+                part = tl.sum(p * w[:, None], 0)
+                several += tl.where(groups[:, None] == index, part[None, :], 0.0)
+    cells = tl.num_programs(0) // blocks
+    mass += (tl.program_id(1).to(tl.int64) * cells + cell) * GROUPS * keys
+    if GROUPS == 1:
+        tl.store(mass + columns, tl.sum(single, 0), mask=columns < keys)
+    else:
+        inside = (groups[:, None] < GROUPS) & (columns[None, :] < keys)
+        tl.store(mass + groups[:, None] * keys + columns[None, :], several, mask=inside)
+
+
+INTERPRETED = not isinstance(_rowlse, triton.JITFunction)
+"""Whether TRITON_INTERPRET=1 was set when triton was imported: kernels then run on the CPU, slowly."""
