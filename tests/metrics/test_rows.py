@@ -15,7 +15,7 @@ from sinkscope import metrics
 from sinkscope.errors import MissingDependencyError, UsageError
 from sinkscope.metrics import ImageError, _registry, score_rows
 
-BUILT_IN = "scene clip_t lpips ssim ms_ssim rmse psnr pickscore hps imagereward geneval dino".split()
+BUILT_IN = "scene clip_t lpips ssim ms_ssim rmse psnr pickscore hps imagereward geneval dino vqascore".split()
 
 
 class Brightness:
@@ -92,7 +92,7 @@ def test_available_covers_every_name(plugin, reader, monkeypatch, tmp_path):
     assert {name: entry.status for name, entry in info.items()} == {
         **{"scene": "ready", "clip_t": "missing", "lpips": "missing", "ssim": "ready", "ms_ssim": "ready"},
         **{"psnr": "ready", "pickscore": "missing", "hps": "missing", "imagereward": "missing"},
-        **{"geneval": "missing", "dino": "missing"},
+        **{"geneval": "missing", "dino": "missing", "vqascore": "missing"},
         **{"rmse": "ready", "brightness": "ready", "built": "ready", "gone": "broken", "wrong": "ready"},
     }
     assert all(bool(entry.reason) == bool(entry.how) == (entry.status != "ready") for entry in info.values())
@@ -102,6 +102,7 @@ def test_available_covers_every_name(plugin, reader, monkeypatch, tmp_path):
         ("imagereward", "1.8 GB", "hf download THUDM/ImageReward ImageReward.pt med_config.json"),
         ("pickscore", "3.9 GB", "hf download yuvalkirstain/PickScore_v1"),
         ("dino", "1.2 GB", "hf download facebook/dinov2-large"),
+        ("vqascore", "15.8 GB", "hf download Salesforce/blip2-flan-t5-xl --include"),
         ("geneval", "280 MB", "curl -fLO https://download.openmmlab.com/"),
     ):
         assert size in info[name].reason and command in info[name].how

@@ -33,6 +33,7 @@ _BUILT_IN = {
     "imagereward": ("_imagereward", "ImageReward"),
     "geneval": ("geneval", "Geneval"),
     "dino": ("_dino", "Dino"),
+    "vqascore": ("_vqascore", "VqaScore"),
 }
 
 ALIASES = {

@@ -23,6 +23,7 @@ WORDS = {
     "hps": MetricWords("HPS v2.1", "predicted human preference, a cosine"),
     "imagereward": MetricWords("ImageReward", "predicted human preference, a standardised reward"),
     "pickscore": MetricWords("PickScore", "predicted human choice, a scaled cosine"),
+    "vqascore": MetricWords("VQAScore", "probability that a model asked about the prompt answers yes"),
     "lpips": MetricWords(
         "LPIPS to baseline", "learned perceptual distance to the baseline image of the same unit", 1
     ),
