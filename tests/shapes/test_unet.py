@@ -51,6 +51,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory, data: dict[str, torch.Ten
     return work / "model"
 
 
+def test_what_is_exported_names_no_folder_of_the_machine(exported: Path) -> None:
+    files = [file for file in exported.rglob("*.json") if "tokenizer" not in file.parent.name]
+    assert len(files) > 5
+    assert not [file for file in files if str(shapes.folder()) in file.read_text()]
+
+
 def test_training_goes_on_from_an_exported_unet(
     tmp_path: Path, data: dict[str, torch.Tensor], exported: Path
 ) -> None:

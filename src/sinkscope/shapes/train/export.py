@@ -54,7 +54,15 @@ def export_unet(work: Path, out: Path, *, size: UnetSize, pipeline: Path, comman
         )
     pipe = assemble_unet(averaged, AutoencoderKL.from_pretrained(pipeline / "vae", local_files_only=True))
     pipe.to(torch.float32).save_pretrained(out / "pipeline", safe_serialization=True)
+    _forget_origin(out / "pipeline" / "vae" / "config.json")
     _record(out, command=command, steps={"denoiser": done}, size=size.to_dict())
+
+
+def _forget_origin(file: Path) -> None:
+    """Take the folder a part was loaded from out of its config: a path of the training machine."""
+    config = json.loads(file.read_text())
+    config.pop("_name_or_path", None)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def assemble_unet(trained: UnetTrainee, vae: AutoencoderKL) -> StableDiffusionXLPipeline:
