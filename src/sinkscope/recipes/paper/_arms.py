@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sinkscope.attention import Keys, Mask, RandomKeys, ScaleProbability, TopMass
@@ -35,6 +36,16 @@ def with_controls(name: str, edit: Edit, *kinds: str) -> dict[str, Edit]:
     for kind in kinds:
         own = f"{PREFIX[kind]}_{tail}" if head == "sink" and tail else f"{name}_{PREFIX[kind]}"
         arms[own] = edit.control(kind, seed=0)
+    return arms
+
+
+def matched_ladder(budgets: Iterable[int], **scope: Any) -> dict[str, Edit]:
+    """`null`, and `sink_k` with every matched control at each budget per head."""
+    arms: dict[str, Edit] = {}
+    for k in budgets:
+        edit = sinks(k, **scope)
+        arms.setdefault("null", edit.control("null"))
+        arms |= with_controls(f"sink_{k}", edit, *MATCHED)
     return arms
 
 

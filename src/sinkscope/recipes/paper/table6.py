@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sinkscope.models import Edit
 from sinkscope.recipes._preset import AS_RELEASED, CORRECTED, Preset, Variant
 from sinkscope.recipes._setting import Setting
-from sinkscope.recipes.paper._arms import MATCHED, released_ladder, sinks, with_controls
+from sinkscope.recipes.paper._arms import matched_ladder, released_ladder
 from sinkscope.study import ObservePlan
 
 METRICS = ("lpips", "clip_t", "hps")
@@ -16,15 +15,10 @@ KS = (1, 5)
 
 def corrected(m: Setting) -> dict[str, Any]:
     """Each head its own keys; controls matched in number, segment, mass and persistence."""
-    arms: dict[str, Edit] = {}
-    for k in m.per_head(*KS):
-        edit = sinks(k, **m.middle)
-        arms.setdefault("null", edit.control("null"))
-        arms |= with_controls(f"sink_{k}", edit, *MATCHED)
     return {
         **m.stratified(full=64, demo=42),
         **m.judged(*METRICS),
-        "arms": arms,
+        "arms": matched_ladder(m.per_head(*KS), **m.middle),
         "steps": 20,
         "observe": ObservePlan(**m.watched, units=18 if m.model.embedded else 8, replacements=1),
     }
