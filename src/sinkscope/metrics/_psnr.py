@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ._image import pixels
-from ._protocol import Direction, MetricInfo, Prompt, check_inputs
+from ._protocol import Direction, Prompt, check_inputs
 from ._rmse import Rmse
 
 
@@ -24,11 +24,6 @@ class Psnr(Rmse):
 
     name = "psnr"
     direction: Direction = "higher"
-
-    @classmethod
-    def check(cls) -> MetricInfo:
-        """Needs nothing beyond the core."""
-        return MetricInfo(cls.name, "ready")
 
     def identity(self) -> dict[str, object]:
         """What decides the numbers."""

@@ -6,6 +6,7 @@ prompts are cut, keeping the end token, and `notes` says which.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,7 @@ class _Text(NamedTuple):
     """Length that every prompt is padded and cut to."""
 
 
-class TwoTowers:
+class TwoTowers(ABC):
     """Cosine similarity of image and prompt features of one checkpoint.
 
     A metric names its weights in `_folder`, and may change the image recipe and the scale of the score.
@@ -54,9 +55,9 @@ class TwoTowers:
 
     # ---- what a metric says of itself
 
+    @abstractmethod
     def _folder(self) -> Path:
         """The checkpoint's folder; raises `AbsentWeightsError`."""
-        raise NotImplementedError
 
     def _tokenizer_folder(self) -> Path:
         return self._folder()
