@@ -124,15 +124,9 @@ class _Budget(Selector):
         return chosen.expand(ctx.shape)
 
 
-@register_selector
 @dataclass(frozen=True)
-class TopMass(_Budget):
-    """The keys with the largest incoming mass: the sinks.
-
-    Example:
-        >>> TopMass(keys_per_head=1).to_dict()
-        {'TopMass': {'keys_per_head': 1}}
-    """
+class _Ranked(_Budget):
+    """A budget of keys ranked by their incoming mass."""
 
     queries: str | None = None
     """query group whose attention is counted; None = image queries where the model has them, else all"""
@@ -143,6 +137,17 @@ class TopMass(_Budget):
     def required_queries(self) -> tuple[str | None, ...]:
         return (self.queries,)
 
+
+@register_selector
+@dataclass(frozen=True)
+class TopMass(_Ranked):
+    """The keys with the largest incoming mass: the sinks.
+
+    Example:
+        >>> TopMass(keys_per_head=1).to_dict()
+        {'TopMass': {'keys_per_head': 1}}
+    """
+
     @override
     def choose(self, ctx: SelectionContext) -> Tensor:
         return self._pick(ctx.mass(self.queries), _candidates(ctx, self.within), ctx)
@@ -150,17 +155,8 @@ class TopMass(_Budget):
 
 @register_selector
 @dataclass(frozen=True)
-class BottomMass(_Budget):
+class BottomMass(_Ranked):
     """The keys with the smallest incoming mass."""
-
-    queries: str | None = None
-    """query group whose attention is counted; None = image queries where the model has them, else all"""
-    within: str | None = None
-    """rank the keys of this segment only"""
-
-    @override
-    def required_queries(self) -> tuple[str | None, ...]:
-        return (self.queries,)
 
     @override
     def choose(self, ctx: SelectionContext) -> Tensor:
@@ -169,17 +165,8 @@ class BottomMass(_Budget):
 
 @register_selector
 @dataclass(frozen=True)
-class NextMass(_Budget):
+class NextMass(_Ranked):
     """The keys just below those of largest incoming mass: with a budget of n the ranks n + 1 to 2 n."""
-
-    queries: str | None = None
-    """query group whose attention is counted; None = image queries where the model has them, else all"""
-    within: str | None = None
-    """rank the keys of this segment only"""
-
-    @override
-    def required_queries(self) -> tuple[str | None, ...]:
-        return (self.queries,)
 
     @override
     def choose(self, ctx: SelectionContext) -> Tensor:
