@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sinkscope import _recipe_commands
 from sinkscope._planted_command import planted as planted
-from sinkscope._preset_commands import compare as compare
+from sinkscope._recipe_commands import compare as compare
 from sinkscope._recipe_commands import presets as presets
 from sinkscope._stats_commands import power as power
 from sinkscope.errors import SinkscopeError, UsageError
