@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
 export OMP_WAIT_POLICY := passive
 
 .PHONY: demo demo-quick test test-quick lint bench browser env clean
@@ -13,25 +14,30 @@ demo: $(READY)  ## run the embedded study and print the path of its report
 demo-quick: $(READY)  ## the same in two minutes with fewer units
 	$(BIN)/sinkscope demo --quick --out runs/demo-quick
 
-test: $(READY) browser lint  ## everything, under ten minutes on two cores
+test: $(DEV) browser lint  ## everything, under ten minutes on two cores
 	$(BIN)/python -m pytest -q
 
-test-quick: $(READY)  ## under two minutes
+test-quick: $(DEV)  ## under two minutes
 	$(BIN)/python -m pytest -q -m "not slow and not browser"
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-env: $(READY)
+env: $(DEV)
 
 # Torch first and alone, from the pin: asked for through a range it could bring CUDA packages along.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $(READY)
+
+# What only the tests need (a gigabyte, most of it Triton for its interpreter) is kept out of the demo's way.
+$(DEV): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(DEV)
 
 # The report is looked at in a real browser; without one that test says so and skips.
 browser:
