@@ -1,4 +1,4 @@
-"""What every family must do; adding a family means adding a builder to `tests/tiny.py`."""
+"""What every family must do; adding a family means adding a `Specimen` to `tests/zoo`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,35 @@ import pytest
 import torch
 from tests import tiny
 from tests.models.guard import dispatch_count, state
+from tests.zoo import SPECIMENS, Specimen
 
 from sinkscope.models import AttentionCall, Session, probe_layout, sites
 from sinkscope.models._denoiser import denoisers
 
 _built: dict[str, Any] = {}
+_run: dict[int, Any] = {}
 
 
-@pytest.fixture(params=list(tiny.FAMILIES))
-def family(request: pytest.FixtureRequest) -> str:
-    return request.param
+@pytest.fixture(params=list(SPECIMENS))
+def specimen(request: pytest.FixtureRequest) -> Specimen:
+    return SPECIMENS[request.param]
 
 
 @pytest.fixture
-def pipe(family: str) -> Any:
-    if family not in _built:
-        _built[family] = tiny.FAMILIES[family]()
-    return _built[family]
+def family(specimen: Specimen) -> str:
+    return specimen.name
+
+
+@pytest.fixture
+def pipe(specimen: Specimen) -> Any:
+    if specimen.name not in _built:
+        _built[specimen.name] = specimen.build()
+        _run[id(_built[specimen.name])] = specimen.run
+    return _built[specimen.name]
 
 
 def latents(pipe: Any, **changes: Any) -> torch.Tensor:
-    return tiny.run(pipe, output_type="latent", **changes)
+    return _run[id(pipe)](pipe, **changes)
 
 
 _recorded: dict[str, list[AttentionCall]] = {}

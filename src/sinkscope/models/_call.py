@@ -78,6 +78,8 @@ class Token:
     """Row in the image grid."""
     column: int | None = None
     """Column in the image grid."""
+    frame: int | None = None
+    """Frame of a video, in latent frames."""
 
 
 @dataclass(frozen=True, eq=False)

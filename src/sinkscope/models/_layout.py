@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ._call import AttentionCall, Token
-from ._families import Family, family_of
+from ._grid import image_grid
 from ._probe import Labels, probe_layout
 from ._tokens import Part, TextToken, text_parts, text_tokens
 from ._tracker import Evaluation
+from .families import Family, family_of
 
 
 class Span(NamedTuple):
@@ -26,6 +27,13 @@ class Span(NamedTuple):
     name: str
     start: int
     stop: int
+
+
+class Spans(NamedTuple):
+    """Spans of the keys and of the queries of one call: one list for all rows, or a list per row."""
+
+    keys: list[Span] | list[list[Span]]
+    queries: list[Span] | list[list[Span]]
 
 
 class Layout:
@@ -206,23 +214,3 @@ def _masks(spans: list[Span], count: int, device: torch.device) -> dict[str, Ten
         mask = masks.setdefault(span.name, torch.zeros(count, dtype=torch.bool))
         mask[span.start : span.stop] = True
     return {name: mask.to(device) for name, mask in masks.items()}
-
-
-def image_grid(inputs: Mapping[str, Any], count: int) -> list[tuple[int, int]] | None:
-    """Row and column of each image token: from position ids where the model is given them, else from the
-    latents' shape."""
-    ids = inputs.get("img_ids")
-    if isinstance(ids, Tensor) and ids.shape[-2] == count and ids.shape[-1] == 3:
-        places = ids.reshape(-1, count, 3)[0].long().tolist()
-        return [(row, column) for _, row, column in places]
-    latents = next((inputs[name] for name in ("hidden_states", "sample") if name in inputs), None)
-    if not isinstance(latents, Tensor) or latents.dim() != 4:
-        return None
-    height, width = latents.shape[2:]
-    for factor in range(1, min(height, width) + 1):
-        # Strided convolutions round up, patches need a whole number: both meet where the product is the
-        # count.
-        rows, columns = -(-height // factor), -(-width // factor)
-        if rows * columns == count:
-            return [divmod(position, columns) for position in range(count)]
-    return None

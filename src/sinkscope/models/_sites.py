@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import NoMatchError, UsageError, unknown
 from ._call import Kind, Site
 from ._denoiser import attention_modules, denoisers
-from ._families import Family, family_of
+from .families import Family, family_of
 
 _BESIDE_THE_STACK = re.compile(r"refiner|pooler|embed")
 _HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads")

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ._call import Branch, Role
-from ._families import Family
 from ._prompts import Captured, Prompts
 from ._text_roles import text_roles
+from .families import Family
 
 
 class TextToken(NamedTuple):

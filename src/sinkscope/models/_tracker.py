@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from ._call import AttentionCall, Branch, RowInfo
 from ._denoiser import forward_inputs
-from ._families import family_of
 from ._patch import wrap
 from ._prompts import Prompts
+from .families import family_of
 
 _TIMESTEPS = ("timestep", "timesteps", "t", "time")
 _LATENTS = ("hidden_states", "sample", "x", "latents", "input_ids", "inputs_embeds", "pixel_values")

@@ -1,0 +1,39 @@
+"""What a family entry says: the names of one denoiser class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from .._call import Branch, Kind
+
+if TYPE_CHECKING:
+    from .._call import AttentionCall
+    from .._layout import Spans
+    from .._tracker import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Names of one denoiser class."""
+
+    stacks: tuple[str, ...]
+    """Module lists that hold the numbered blocks, in the order in which they run."""
+    kinds: tuple[tuple[str, Kind], ...]
+    """Glob of the attention module's path and its kind; the first match counts."""
+    joint: tuple[str, ...] = ()
+    """Order of the streams in joint attention."""
+    text: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Parts of the text in order: name and the encoders whose tokens share its positions. One part gets no
+    own segment."""
+    rows: tuple[Branch, Branch] = ("uncond", "cond")
+    """Order of the two halves when guidance runs in one batch."""
+    spans: Callable[[AttentionCall, Evaluation], Spans] | None = None
+    """For layouts that order and lengths of streams do not tell (registers, lengths of their own per row):
+    the spans of keys and queries of a call, one list for all rows or one per row."""
+
+    def kind(self, name: str) -> Kind | None:
+        """Kind of an attention module, None if the table does not say."""
+        return next((kind for glob, kind in self.kinds if fnmatchcase(name, glob)), None)

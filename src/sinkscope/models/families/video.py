@@ -1,0 +1,7 @@
+"""Video models."""
+
+from __future__ import annotations
+
+from ._family import Family
+
+VIDEO: dict[str, Family] = {}

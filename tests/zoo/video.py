@@ -1,0 +1,7 @@
+"""Video models."""
+
+from __future__ import annotations
+
+from .specimen import Specimen
+
+VIDEO: tuple[Specimen, ...] = ()

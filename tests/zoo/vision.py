@@ -1,0 +1,7 @@
+"""Vision models."""
+
+from __future__ import annotations
+
+from .specimen import Specimen
+
+VISION: tuple[Specimen, ...] = ()
