@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Spinning OpenMP threads halve the speed of two processes on one machine; must be set before torch is
     # imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # On import transformers speaks of torchvision, which nothing here needs.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     parser = build_parser()
     try:
         arguments = parser.parse_args(argv)
