@@ -90,6 +90,8 @@ class PromptBook:
         self._thread = threading.get_ident()
         if isinstance(self.pipe, nn.Module):
             return
+        _open_books.append(self)
+        stack.callback(_open_books.remove, self)
         for name, encoder in text_encoders(self.pipe).items():
             hook = functools.partial(self._on_encoder, name)
             stack.callback(encoder.register_forward_pre_hook(hook, with_kwargs=True).remove)
@@ -110,17 +112,15 @@ class PromptBook:
     def _on_encoder(
         self, name: str, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if threading.get_ident() != self._thread or not isinstance(ids, Tensor) or ids.dim() != 2:
-            return
-        mask = kwargs.get("attention_mask")
-        mask = (
-            mask.detach().to("cpu", torch.bool)
-            if isinstance(mask, Tensor) and mask.shape == ids.shape
-            else None
-        )
-        texts = _texts_of_rows(self._texts, len(ids))
-        self._open().ids.setdefault(name, []).append(Captured(ids.detach().cpu(), mask, texts))
+        found = encoder_input(args, kwargs)
+        if found is not None:
+            self.note(name, *found)
+
+    def note(self, encoder: str, ids: Tensor, mask: Tensor | None) -> None:
+        """Write down what a text encoder was given in this thread."""
+        if threading.get_ident() == self._thread:
+            texts = _texts_of_rows(self._texts, len(ids))
+            self._open().ids.setdefault(encoder, []).append(Captured(ids, mask, texts))
 
     def _on_encode(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
@@ -151,6 +151,29 @@ class PromptBook:
                 return True
             frame = frame.f_back  # type: ignore[assignment]
         return False
+
+
+_open_books: list[PromptBook] = []
+
+
+def announce(pipe: Any, encoder: str, ids: Tensor, mask: Tensor | None) -> None:
+    """Tell the sessions open on `pipe` what a text encoder was given whose output is replayed, not computed.
+
+    Called from within the `encode_prompt` that replays, as the encoder's own call would have been.
+    """
+    for book in tuple(_open_books):
+        if book.pipe is pipe:
+            book.note(encoder, ids, mask)
+
+
+def encoder_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None] | None:
+    """Token ids `[prompt, position]` and mask of a call of a text encoder, on the CPU; None where it is given
+    something else."""
+    ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
+    if not isinstance(ids, Tensor) or ids.dim() != 2:
+        return None
+    fits = isinstance(mask, Tensor) and mask.shape == ids.shape
+    return ids.detach().cpu(), mask.detach().to("cpu", torch.bool) if fits else None
 
 
 def _written(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

@@ -163,6 +163,10 @@ class Tracker:
         """The forward pass is over."""
         self.announced = None
 
+    def moment(self) -> tuple[int, int | None]:
+        """Number of the sampler step that runs now, and how many there are."""
+        return self.step, self._step_count()
+
     def _begin_index(self) -> int:
         return getattr(self.scheduler, "begin_index", None) or 0
 
