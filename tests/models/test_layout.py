@@ -13,7 +13,7 @@ from tests import tiny
 from torch import Tensor, nn
 
 from sinkscope.models import AttentionCall, RowInfo, Session, Site, Token, probe_layout
-from sinkscope.models._layout import image_grid
+from sinkscope.models._grid import image_grid
 from sinkscope.models._prompts import Captured, Prompts
 from sinkscope.models._tokens import text_parts, text_tokens
 
@@ -122,9 +122,10 @@ def test_video_and_cross_attention() -> None:
         encoder_hidden_states=torch.randn(1, 8, 16),
         timestep=torch.tensor([1]),
     )
-    assert (own.site.kind, keys(own)) == ("self", [("image", 32)])
-    assert (cross.site.kind, keys(cross), queries(cross)) == ("cross", [("text", 8)], [("image", 32)])
-    assert own.tokens()[0][5].row is None, "frames are no grid of one image"
+    assert (own.site.kind, keys(own)) == ("self", [("video", 32)])
+    assert (cross.site.kind, keys(cross), queries(cross)) == ("cross", [("text", 8)], [("video", 32)])
+    token = own.tokens()[0][16 + 5]
+    assert (token.frame, token.row, token.column) == (1, 1, 1)
 
 
 def test_one_call_per_sample() -> None:

@@ -14,8 +14,10 @@ from ._random import KeyedRandom
 
 
 def default_group(groups: Collection[str]) -> str:
-    """The query group that counts when none is named: image queries where the model has them, else all."""
-    return "image" if "image" in groups else "all"
+    """The query group that counts when none is named: the queries of what is being painted (video, image or
+    audio) where the model has them, else all."""
+    # A video model may be shown an image besides: its video decides.
+    return next((name for name in ("video", "image", "audio") if name in groups), "all")
 
 
 class SelectionContext:

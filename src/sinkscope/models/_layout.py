@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ._call import AttentionCall, Token
-from ._grid import image_grid
+from ._grid import Place, visual_places
 from ._probe import Labels, probe_layout
 from ._tokens import Part, TextToken, text_parts, text_tokens
 from ._tracker import Evaluation
 from .families import Family, family_of
+
+VISUAL = ("image", "video")
+"""Segments whose tokens have a place in a picture."""
 
 
 class Span(NamedTuple):
@@ -97,10 +100,10 @@ class Layout:
             if call.site.index:
                 return [], _concatenated(family, queries, text)
             return _concatenated(family, keys, text), _concatenated(family, queries, text)
-        image = [Span("image", 0, queries)]
+        image = [Span(family.visual, 0, queries)]
         if call.site.kind == "cross":
             return ([Span("text", 0, keys)] if keys == text and call.site.index == 0 else []), image
-        return ([Span("image", 0, keys)] if keys == queries else []), image
+        return ([Span(family.visual, 0, keys)] if keys == queries else []), image
 
     def _parts(self, evaluation: Evaluation, length: int) -> tuple[Part, ...]:
         kept, key = self._kept(evaluation), ("parts", evaluation.part, length)
@@ -147,18 +150,36 @@ class Layout:
     def tokens(self, call: AttentionCall, evaluation: Evaluation) -> tuple[tuple[Token, ...], ...]:
         """One `Token` per key, for each row."""
         spans, _ = self._spans(call, evaluation)
-        grids = {
-            span: image_grid(evaluation.inputs, span.stop - span.start)
-            for span in spans
-            if span.name == "image"
-        }
+        # Rows of the call per row of the batch: frames, or places where frames attend to each other.
+        folds = max(1, len(call.rows) // max(1, len(evaluation.rows)))
+        grids = {span: self._places(call, evaluation, span, folds) for span in spans}
+        placed = folds > 1 and any(grid is not None for grid in grids.values())
         kept = evaluation.cache if evaluation.prompts is None else evaluation.prompts.cache
         where = (evaluation.part, evaluation.generation, call.k.shape[2], tuple(spans))
-        for info in call.rows:
-            if (*where, info.branch, info.unit) not in kept:
-                row = self._row(call, evaluation, info, spans, grids)
-                kept[(*where, info.branch, info.unit)] = row
-        return tuple(kept[(*where, info.branch, info.unit)] for info in call.rows)
+        rows = []
+        for number, info in enumerate(call.rows):
+            fold = number % folds if placed else 0
+            key = (*where, call.site.kind, info.branch, info.unit, fold)
+            if key not in kept:
+                here = {span: grid[fold] for span, grid in grids.items() if grid is not None}
+                kept[key] = self._row(call, evaluation, info, spans, here)
+            rows.append(kept[key])
+        return tuple(rows)
+
+    def _places(
+        self, call: AttentionCall, evaluation: Evaluation, span: Span, folds: int
+    ) -> list[list[Place]] | None:
+        family = self.families[evaluation.part]
+        if span.name not in VISUAL:
+            return None
+        return visual_places(
+            evaluation.inputs,
+            span.stop - span.start,
+            config=getattr(self.roots[evaluation.part], "config", None),
+            axes=None if family is None else family.latents,
+            folds=folds,
+            temporal=call.site.kind == "temporal",
+        )
 
     def _row(
         self, call: AttentionCall, evaluation: Evaluation, info: Any, spans: list[Span], grids: Any
@@ -173,20 +194,22 @@ class Layout:
             for position in range(length):
                 key = span.start + position
                 string, role, encoder = text[position] if text else (None, None, None)
-                row, column = grid[position] if grid else (None, None)
-                tokens[key] = Token(key, span.name, position, string, role, encoder, row, column)
+                frame, row, column = grid[position] if grid else (None, None, None)
+                tokens[key] = Token(key, span.name, position, string, role, encoder, row, column, frame)
         return tuple(tokens)
 
 
 def _text_length(evaluation: Evaluation) -> int | None:
     text = evaluation.inputs.get("encoder_hidden_states")
-    return int(text.shape[1]) if isinstance(text, Tensor) and text.dim() == 3 else None
+    if not isinstance(text, Tensor) or text.dim() < 3:
+        return None
+    return text.shape[1:-1].numel()
 
 
 def _concatenated(family: Family, count: int, text: int | None) -> list[Span]:
     """Streams of joint attention one behind the other; only images where a call holds fewer tokens than the
     text."""
-    if text is None or count <= text or set(family.joint) != {"image", "text"}:
+    if text is None or count <= text or set(family.joint) != {family.visual, "text"}:
         return []
     spans, start = [], 0
     for name in family.joint:

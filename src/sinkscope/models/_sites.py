@@ -95,7 +95,7 @@ def _key_segments(kind: Kind, family: Family | None) -> tuple[str, ...]:
         return family.joint if family and family.joint else ()
     if kind == "cross":
         return ("text",)
-    return ("image",) if kind == "self" and family else ()
+    return (family.visual,) if kind in ("self", "temporal") and family else ()
 
 
 def _heads(module: nn.Module) -> int:

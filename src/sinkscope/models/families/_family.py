@@ -23,6 +23,10 @@ class Family:
     """Module lists that hold the numbered blocks, in the order in which they run."""
     kinds: tuple[tuple[str, Kind], ...]
     """Glob of the attention module's path and its kind; the first match counts."""
+    visual: str = "image"
+    """Name of the stream that is denoised: image, video or audio."""
+    latents: str | None = None
+    """Order of the axes of a video's latents behind the batch (c, f, h, w); None: found by the channels."""
     joint: tuple[str, ...] = ()
     """Order of the streams in joint attention."""
     text: tuple[tuple[str, tuple[str, ...]], ...] = ()
