@@ -2,213 +2,359 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import groupby, product
 from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from tests.models.guard import dispatch_count, state
 from tests.zoo import SPECIMENS, Specimen
+from tests.zoo.records import built, explicit, plain, record, record_anew, short
+from tests.zoo.schedulers import SCHEDULERS
 
-from sinkscope.models import AttentionCall, Session, probe_layout, sites
+from sinkscope.attention import Keys, Mask
+from sinkscope.errors import UnsupportedAttentionError
+from sinkscope.models import AttentionCall, Edit, Run, Session, Token, intervene, probe_layout, sites
 from sinkscope.models._denoiser import denoisers
 
-_built: dict[str, Any] = {}
-_run: dict[int, Any] = {}
+VISUAL = {"image", "video"}
 
 
-@pytest.fixture(params=list(SPECIMENS))
-def specimen(request: pytest.FixtureRequest) -> Specimen:
-    return SPECIMENS[request.param]
+def every(fact: Callable[[Specimen], object] = lambda s: True) -> Any:
+    """Parametrize over the specimens of which something is known."""
+    chosen = [specimen for specimen in SPECIMENS.values() if fact(specimen)]
+    return pytest.mark.parametrize("specimen", chosen, ids=lambda specimen: specimen.name)
 
 
-@pytest.fixture
-def family(specimen: Specimen) -> str:
-    return specimen.name
+def evaluations(calls: Sequence[AttentionCall]) -> list[list[AttentionCall]]:
+    """Calls by forward pass of a denoiser."""
+    return [list(some) for _, some in groupby(calls, lambda call: (call.generation, call.evaluation))]
 
 
-@pytest.fixture
-def pipe(specimen: Specimen) -> Any:
-    if specimen.name not in _built:
-        _built[specimen.name] = specimen.build()
-        _run[id(_built[specimen.name])] = specimen.run
-    return _built[specimen.name]
+def rows(calls: Sequence[AttentionCall]) -> list[tuple[str, int]]:
+    """Branch and unit of the rows of one forward pass, as the calls of its first site say it.
+
+    Places or frames that a call folds into its rows follow each other; a module may make a call per row.
+    """
+    first = [info for call in calls if call.site.name == calls[0].site.name for info in call.rows]
+    return [side for side, _ in groupby((info.branch, info.unit) for info in first)]
 
 
-def latents(pipe: Any, **changes: Any) -> torch.Tensor:
-    return _run[id(pipe)](pipe, **changes)
+def differ(one: AttentionCall, other: AttentionCall) -> bool:
+    return not all(torch.equal(getattr(one, name), getattr(other, name)) for name in "qkv")
 
 
-_recorded: dict[str, list[AttentionCall]] = {}
-
-
-def record(pipe: Any, **changes: Any) -> list[AttentionCall]:
-    """Calls of a run; the same run is not made twice."""
-    key = f"{id(pipe)} {changes}"
-    if key not in _recorded:
-        _recorded[key] = _record(pipe, **changes)
-    return _recorded[key]
-
-
-def _record(pipe: Any, **changes: Any) -> list[AttentionCall]:
-    calls: list[AttentionCall] = []
-
-    def handler(call: AttentionCall, run: Any) -> torch.Tensor:
-        calls.append(call)
-        return run(call)
-
-    with Session(pipe, handler):
-        latents(pipe, **changes)
-    return calls
-
-
-def test_every_call_is_seen_once_and_nothing_changes(pipe: Any) -> None:
-    plain = latents(pipe)  # transformers installs hooks of its own in the first run
+@every()
+def test_every_call_is_seen_once_and_nothing_changes(specimen: Specimen) -> None:
+    pipe = built(specimen)
+    expected = plain(specimen)  # transformers installs hooks of its own in the first run
     before = state(pipe)
     with dispatch_count(pipe) as counted:
-        latents(pipe)
-    with Session(pipe, lambda call, run: run(call)) as session:
-        handled = latents(pipe)
-    with Session(pipe):
-        empty = latents(pipe)
+        specimen.run(pipe)
+    with Session(pipe, lambda call, run: run(call), sites=specimen.sites) as session:
+        handled = specimen.run(pipe)
+    with Session(pipe, sites=specimen.sites):
+        empty = specimen.run(pipe)
     assert session.calls == counted[0] > 0
-    assert torch.equal(plain, handled)
-    assert torch.equal(plain, empty)
+    assert torch.equal(expected, handled)
+    assert torch.equal(expected, empty)
     assert state(pipe) == before
-    assert torch.equal(plain, latents(pipe))
+    assert torch.equal(expected, specimen.run(pipe))
 
 
-def test_an_edit_reaches_the_output(pipe: Any) -> None:
-    plain = latents(pipe)
-    with Session(pipe, lambda call, run: torch.zeros_like(run(call))):
-        changed = latents(pipe)
-    assert not torch.allclose(plain, changed)
-    assert torch.equal(plain, latents(pipe))
+@every()
+def test_an_edit_reaches_the_output(specimen: Specimen) -> None:
+    def nothing(call: AttentionCall, run: Run) -> torch.Tensor:
+        return torch.zeros_like(run(call))
+
+    with Session(built(specimen), nothing, sites=specimen.sites):
+        changed = specimen.run(built(specimen))
+    assert not torch.allclose(plain(specimen), changed)
+    assert torch.equal(plain(specimen), specimen.run(built(specimen)))
 
 
-def test_attribution_agrees_with_the_static_sites(pipe: Any) -> None:
-    calls = record(pipe)
-    known = {site.name: site for site in sites(pipe)}
+@every()
+def test_calls_are_softmax_attention(specimen: Specimen) -> None:
+    worst = []
+
+    def handler(call: AttentionCall, run: Run) -> torch.Tensor:
+        native = run(call)
+        expected = explicit(call)[1]
+        worst.append(float((native - expected).abs().max() / call.v.abs().max().clamp(min=1)))
+        return native
+
+    with Session(built(specimen), handler, sites=specimen.sites):
+        specimen.run(built(specimen), **short(specimen))
+    assert max(worst) <= specimen.tolerance
+
+
+@every()
+def test_attribution_agrees_with_the_static_sites(specimen: Specimen) -> None:
+    calls = record(specimen)
+    known = {site.name: site for site in sites(built(specimen))}
     for call in calls:
         static = known[call.site.name]
-        assert call.site.heads == call.q.shape[1] == static.heads
+        assert call.site.heads == call.q.shape[1]
+        assert static.heads in (0, call.q.shape[1]), "0 where only a running model tells"
         assert (call.site.layer, call.site.kind) == (static.layer, static.kind)
         assert call.q.dim() == call.k.dim() == call.v.dim() == 4
-    per_pass = len(calls) // 2
-    keys = [call.site.key for call in calls[:per_pass]]
-    assert len(set(keys)) == per_pass == len(known)
-    layers = [call.site.layer for call in calls[:per_pass]]
-    assert layers == sorted(layers), "layers are numbered in the order in which they run"
+    if specimen.sites is None:
+        assert {call.site.name for call in calls} == set(known)
+    for some in evaluations(calls):
+        keys = [call.site.key for call in some]
+        assert len(set(keys)) == len(keys)
+        layers = [call.site.layer for call in some if call.site.layer is not None]
+        assert layers == sorted(layers), "layers are numbered in the order in which they run"
 
 
-def test_steps_timesteps_and_generations(pipe: Any) -> None:
+@every(lambda s: s.whole)
+def test_steps_timesteps_and_generations(specimen: Specimen) -> None:
     calls: list[AttentionCall] = []
 
-    def handler(call: AttentionCall, run: Any) -> torch.Tensor:
+    def handler(call: AttentionCall, run: Run) -> torch.Tensor:
         calls.append(call)
         return run(call)
 
-    with Session(pipe, handler):
-        latents(pipe)
-        latents(pipe, num_inference_steps=3)
+    with Session(built(specimen), handler, sites=specimen.sites):
+        specimen.run(built(specimen))
+        specimen.run(built(specimen), num_inference_steps=3)
     seen = sorted({(call.generation, call.step, call.step_count) for call in calls})
     assert seen == [(0, 0, 2), (0, 1, 2), (1, 0, 3), (1, 1, 3), (1, 2, 3)]
+    per_step = 2 if specimen.guidance == "separate calls" else 1
+    assert [call.evaluation for call, *_ in evaluations(calls)] == [
+        *range(2 * per_step),
+        *range(3 * per_step),
+    ]
     for generation in (0, 1):
         times = {call.step: call.timestep for call in calls if call.generation == generation}
         assert None not in times.values()
-        assert sorted(times.values(), reverse=True) == [times[step] for step in sorted(times)]
-    assert torch.equal(latents(pipe), latents(pipe))
+        in_order = [times[step] for step in sorted(times)]
+        assert in_order in (sorted(set(in_order)), sorted(set(in_order), reverse=True))
 
 
-def test_branches_of_a_batch_of_two_prompts(pipe: Any, family: str) -> None:
-    calls = record(pipe, prompt=["a cat", "an owl"], num_inference_steps=1)
-    pairs = {tuple((info.branch, info.unit) for info in call.rows) for call in calls}
-    if family == "flux":
-        assert pairs == {(("none", 0), ("none", 1))}
+@every(lambda s: not s.whole)
+def test_steps_of_a_bare_module_are_forward_passes(specimen: Specimen) -> None:
+    calls: list[AttentionCall] = []
+
+    def handler(call: AttentionCall, run: Run) -> torch.Tensor:
+        calls.append(call)
+        return run(call)
+
+    with Session(built(specimen), handler, sites=specimen.sites):
+        specimen.run(built(specimen))
+        specimen.run(built(specimen))
+    seen = [(some[0].step, some[0].step_count) for some in evaluations(calls)]
+    assert seen == [(step, None) for step in range(2 * specimen.passes)]
+    assert {branch for call in calls for branch, _ in rows([call])} == {"none"}
+
+
+@pytest.mark.parametrize(
+    ("specimen", "name"),
+    [(specimen, name) for specimen in SPECIMENS.values() for name in specimen.schedulers],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_steps_under_other_schedulers(specimen: Specimen, name: str) -> None:
+    pipe = built(specimen)
+    own, found = pipe.scheduler, []
+
+    def handler(call: AttentionCall, run: Run) -> torch.Tensor:
+        if not found or found[-1].evaluation != call.evaluation:
+            found.append(call)
+        return run(call)
+
+    pipe.scheduler = SCHEDULERS[name].build(own.config)
+    try:
+        expected = specimen.run(pipe, num_inference_steps=3)
+        with Session(pipe, handler, sites=specimen.sites):
+            seen = specimen.run(pipe, num_inference_steps=3)
+        given = pipe.scheduler.timesteps.tolist()
+    finally:
+        pipe.scheduler = own
+    per_step = 2 if specimen.guidance == "separate calls" else 1
+    steps = [step for step in range(SCHEDULERS[name].steps) for _ in range(per_step)]
+    assert [call.step for call in found] == steps
+    assert {call.step_count for call in found} == {SCHEDULERS[name].steps}
+    for one, other in product(found, repeat=2):
+        if given[one.step] == given[other.step]:
+            assert one.timestep == other.timestep
+    assert torch.equal(expected, seen)
+
+
+@every(lambda s: s.two and s.whole)
+def test_branches_of_a_batch_of_two(specimen: Specimen) -> None:
+    assert specimen.two is not None
+    seen = [rows(some) for some in evaluations(record(specimen, **specimen.two, **short(specimen)))]
+    first, second = specimen.order
+    if specimen.guidance == "one batch":
+        assert seen == [[(first, 0), (first, 1), (second, 0), (second, 1)]]
+    elif specimen.guidance == "separate calls":
+        assert seen == [[(first, 0), (first, 1)], [(second, 0), (second, 1)]]
     else:
-        assert pairs == {(("uncond", 0), ("uncond", 1), ("cond", 0), ("cond", 1))}
+        assert seen == [[("none", 0), ("none", 1)]]
 
 
-def test_branches_without_guidance(pipe: Any) -> None:
-    calls = record(pipe, guidance_scale=1.0, num_inference_steps=1, num_images_per_prompt=2)
-    assert {tuple((info.branch, info.unit) for info in call.rows) for call in calls} == {
-        (("none", 0), ("none", 1))
-    }
+@every(lambda s: s.off and s.whole)
+def test_branches_without_guidance(specimen: Specimen) -> None:
+    assert specimen.off is not None
+    seen = [rows(some) for some in evaluations(record(specimen, **specimen.off, **short(specimen)))]
+    assert seen == [[("none", 0), ("none", 1)]]
 
 
-def test_cond_rows_are_those_the_prompt_changes(pipe: Any) -> None:
+@every(lambda s: s.whole and s.other)
+def test_guided_rows_are_those_the_condition_changes(specimen: Specimen) -> None:
     """Independent of how branches are found: only rows of the prompt may differ between two prompts."""
-    one, other = (record(pipe, prompt=prompt, num_inference_steps=1) for prompt in ("a cat", "an owl"))
+    assert specimen.other is not None
+    one, other = (record(specimen, **changes, **short(specimen)) for changes in ({}, specimen.other))
+    sides = set()
     for a, b in zip(one, other, strict=True):
         if a.site.layer == 0 and "text" in a.key_segments:
             changed = [not torch.equal(a.k[info.row], b.k[info.row]) for info in a.rows]
             assert changed == [info.branch != "uncond" for info in a.rows]
+            sides |= {info.branch for info in a.rows}
+    if "text" in specimen.segments:
+        assert sides == ({"none"} if specimen.guidance in ("distilled", "none") else {"cond", "uncond"})
 
 
-def test_the_table_agrees_with_the_probe(pipe: Any) -> None:
+@every()
+def test_one_key_masked_in_one_layer_changes_only_what_comes_after(specimen: Specimen) -> None:
+    calls = evaluations(record(specimen))[0]
+    place = (len(calls) - 1) // 2
+    place = next(i for i, call in enumerate(calls) if call.site.name == calls[place].site.name)
+    target = calls[place]
+    keys = min(call.k.shape[2] for call in calls if call.site.name == target.site.name)
+    # Not the first key: in causal attention the first query has no other.
+    key = 1 + int(explicit(target)[0].sum((0, 1, 2))[1:keys].argmax()) if keys > 1 else 0
+    edit = Edit(Keys((key,)), Mask(), sites=target.site.name)
+    with intervene(built(specimen), edit):
+        edited = evaluations(record_anew(specimen))[0]
+    differs = [differ(*pair) for pair in zip(calls, edited, strict=True)]
+    assert not any(differs[: place + 1])
+    assert any(differs[place + 1 :]) or place == len(calls) - 1
+    with intervene(built(specimen), edit):
+        assert not torch.equal(specimen.run(built(specimen)), plain(specimen))
+    assert torch.equal(specimen.run(built(specimen)), plain(specimen))
+
+
+def _inputs(specimen: Specimen, **changes: Any) -> tuple[list[AttentionCall], Any, tuple[Any, Any]]:
+    """The calls of the first forward pass, its denoiser and what that was given."""
+    captured: list[tuple[Any, Any, Any]] = []
+    handles = [
+        root.register_forward_pre_hook(
+            lambda module, args, kwargs: captured.append((module, args, kwargs)), with_kwargs=True
+        )
+        for root in denoisers(built(specimen)).values()
+    ]
+    calls = evaluations(record_anew(specimen, **changes, **short(specimen)))[0]
+    for handle in handles:
+        handle.remove()
+    root, *given = captured[0]
+    return calls, root, (given[0], given[1])
+
+
+@pytest.mark.parametrize(
+    ("specimen", "units"),
+    [(s, units) for s in SPECIMENS.values() if s.probed for units in ((1, 2) if s.two and s.whole else (1,))],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_table_agrees_with_the_probe(specimen: Specimen, units: int) -> None:
     """Segments come from a table for listed families; perturbing the inputs must find the same."""
-    captured: list[tuple[Any, Any]] = []
-    root = next(iter(denoisers(pipe).values()))
-    handle = root.register_forward_pre_hook(
-        lambda module, args, kwargs: captured.append((args, kwargs)), with_kwargs=True
-    )
-    calls = record(pipe, num_inference_steps=1)
-    handle.remove()
-    labels = probe_layout(root, *captured[0])
-    assert set(labels) == {call.site.key for call in calls}
+    calls, root, given = _inputs(specimen, **(specimen.two or {} if units == 2 else {}))
+    labels = probe_layout(root, *given)
+    assert set(labels) >= {call.site.key for call in calls}
+    if specimen.sites is None:
+        assert set(labels) == {call.site.key for call in calls}
     for call in calls:
         found = labels[call.site.key]
-        for tokens, segments in ((found.keys, call.key_segments), (found.queries, call.query_segments)):
-            named = {name for name in tokens if name is not None}
-            assert named <= {"image", "text"} and None not in tokens
-            for name in named:
-                assert segments[name].tolist() == [token == name for token in tokens]
-            assert named == {name for name in segments if name in ("image", "text")}
+        for by_row, segments in (
+            (found.key_rows, call.key_segments),
+            (found.query_rows, call.query_segments),
+        ):
+            for row, tokens in enumerate(by_row):
+                _compare(specimen, tokens, {name: _row(mask, row) for name, mask in segments.items()})
 
 
-def test_the_probe_disturbs_nothing(pipe: Any) -> None:
-    captured: list[tuple[Any, Any]] = []
-    root = next(iter(denoisers(pipe).values()))
-    handle = root.register_forward_pre_hook(
-        lambda module, args, kwargs: captured.append((args, kwargs)), with_kwargs=True
-    )
-    plain = latents(pipe)
-    handle.remove()
+def _row(mask: torch.Tensor, row: int) -> list[bool]:
+    found: list[bool] = (mask if mask.dim() == 1 else mask[row]).tolist()
+    return found
+
+
+def _compare(specimen: Specimen, tokens: Sequence[str | None], segments: dict[str, list[bool]]) -> None:
+    """Each token the probe names lies in the segment of that name, and no other stream's."""
+    assert specimen.mixed or None not in tokens
+    # Padding that a model learned is a register to the probe: no input reaches it.
+    streams = {"image", "text", "register", *specimen.names.values()}
+    for position, token in enumerate(tokens):
+        inside = {name for name, mask in segments.items() if mask[position]}
+        if token == "register" and specimen.names.get(token) is None:
+            assert inside & {"register", "padding"}
+            assert not inside & (streams - {"register"})
+        elif token is not None:
+            assert inside & streams == {specimen.names.get(token, token)}
+
+
+@every(lambda s: s.probed)
+def test_the_probe_disturbs_nothing(specimen: Specimen) -> None:
+    pipe = built(specimen)
+    _, root, given = _inputs(specimen)
     before, random = state(pipe), torch.get_rng_state()
-    with Session(pipe, lambda call, run: run(call)) as session:
-        probe_layout(root, *captured[0])
+    with Session(pipe, lambda call, run: run(call), sites=specimen.sites) as session:
+        probe_layout(root, *given)
     assert session.calls == 0
     assert state(pipe) == before
     assert torch.equal(torch.get_rng_state(), random)
-    assert torch.equal(plain, latents(pipe))
+    assert torch.equal(plain(specimen), specimen.run(pipe))
 
 
-def test_image_keys_form_a_grid(pipe: Any) -> None:
-    for call in record(pipe, num_inference_steps=1):
-        if "image" not in call.key_segments:
+@every()
+def test_the_segments_are_those_declared(specimen: Specimen) -> None:
+    calls = record(specimen, **short(specimen))
+    parts = {"bos", "content", "padding"} - set(specimen.segments)
+    assert {name for call in calls for name in call.key_segments} - parts == set(specimen.segments)
+
+
+@every(lambda s: s.grid and VISUAL & set(s.segments))
+def test_visual_keys_form_a_grid(specimen: Specimen) -> None:
+    for call in record(specimen, **short(specimen)):
+        if not VISUAL & set(call.key_segments):
             continue
-        grid = [(t.row, t.column) for t in call.tokens()[0] if t.segment == "image"]
-        side = int(len(grid) ** 0.5)
-        assert grid == [(row, column) for row in range(side) for column in range(side)]
+        places = [(t.frame, t.row, t.column) for t in call.tokens()[0] if t.segment in VISUAL]
+        assert all(row is not None and column is not None for _, row, column in places)
+        axes = [list(dict.fromkeys(axis)) for axis in zip(*places, strict=True)]
+        assert axes[0] in ([None], list(range(len(axes[0]))))
+        assert all(axis == list(range(len(axis))) for axis in axes[1:])
+        assert places == list(product(*axes))
 
 
-def test_text_keys_have_names(pipe: Any, family: str) -> None:
-    calls = record(pipe, num_inference_steps=1)
-    call = next(call for call in calls if "text" in call.key_segments)
-    rows = {info.branch: call.tokens()[info.row] for info in call.rows}
-    row = [token for token in rows.get("cond", rows.get("none", ())) if token.segment == "text"]
+def text_tokens(specimen: Specimen) -> list[Token]:
+    """The text tokens of a row of the prompt, where keys hold text first."""
+    for call in record(specimen, **short(specimen)):
+        for info, tokens in zip(call.rows, call.tokens(), strict=True):
+            text = [token for token in tokens if token.segment == "text"]
+            if text and info.branch != "uncond":
+                return text
+    raise AssertionError("no call has text keys")
+
+
+@every(lambda s: s.words)
+def test_text_keys_have_names(specimen: Specimen) -> None:
+    row = text_tokens(specimen)
     assert [token.position for token in row] == list(range(len(row)))
-    content = "".join(token.text or "" for token in row if token.role == "content").replace("▁", "")
-    expected = {"sd3": "acatacat", "sd35": "acatacat"}.get(family, "acat")
-    assert content == expected
-    clip = [token for token in row if token.encoder and "text_encoder_3" not in token.encoder]
-    if family in ("sd3", "sd35", "sdxl"):
-        assert clip[0].encoder == "text_encoder+text_encoder_2"
-        assert [t.role for t in clip] == ["bos"] + ["content"] * 4 + ["eos"] + ["pad"] * (tiny.TEXT - 6)
-        assert clip[-1].text == "<|endoftext|> / !", (
-            "CLIP-L pads with its end mark, CLIP-G with another token"
-        )
-    if family in ("flux", "pixart"):
-        assert "bos" not in {token.role for token in row}
-        assert [token.text for token in row if token.role == "eos"] == ["</s>"]
-        assert {token.text for token in row if token.role == "pad"} == {"<pad>"}
+    assert all(token.encoder for token in row)
+    content = "".join(token.text or "" for token in row if token.role == "content")
+    assert "".join(letter for letter in content if letter not in "▁Ġ ") == specimen.words
+
+
+@every(lambda s: s.roles)
+def test_text_keys_have_roles(specimen: Specimen) -> None:
+    found = [(role, len(list(some))) for role, some in groupby(token.role for token in text_tokens(specimen))]
+    assert tuple(found) == specimen.roles
+
+
+@every(lambda s: s.sites)
+def test_what_cannot_be_seen_is_refused(specimen: Specimen) -> None:
+    assert specimen.refused is not None
+    with pytest.raises(UnsupportedAttentionError) as error, Session(built(specimen)):
+        specimen.run(built(specimen))
+    assert specimen.refused in str(error.value)
+    assert torch.equal(plain(specimen), specimen.run(built(specimen)))

@@ -11,7 +11,7 @@ number generators as they were and open sessions do not see it.
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -29,15 +29,18 @@ from ._multihead import run_multihead
 from ._quiet import quiet
 
 IMAGE_INPUTS = ("hidden_states", "sample", "x", "latents", "pixel_values")
-TEXT_INPUTS = ("encoder_hidden_states", "txt", "context", "prompt_embeds")
+_TEXT = re.compile(r"encoder_hidden_states(_2|_t5|_llama3)?|txt|context|prompt_embeds|cap_feats")
 _NOT_STREAMS = ("_ids", "mask", "rotary_emb", "rope", "pos_embed")
 
 
 class Labels(NamedTuple):
-    """Segment of each key and each query of one call, None where it has no name."""
+    """Segment of each key and each query of one call, None where it has no name or rows differ."""
 
     keys: tuple[str | None, ...]
     queries: tuple[str | None, ...]
+    key_rows: tuple[tuple[str | None, ...], ...]
+    """The same row by row: some models order the tokens of each row by the length of its text."""
+    query_rows: tuple[tuple[str | None, ...], ...]
 
 
 class _Zero(TorchFunctionMode):
@@ -61,8 +64,9 @@ class _Zero(TorchFunctionMode):
 
 
 def _flat(tokens: Tensor) -> Tensor:
-    """`[token, everything else]`: any row, head or feature may show the change."""
-    return tokens.detach().movedim(-2, 0).flatten(1)
+    """`[row, token, everything else]`: any head or feature may show the change."""
+    tokens = tokens if tokens.dim() == 4 else tokens.unsqueeze(1)
+    return tokens.detach().transpose(1, 2).flatten(2)
 
 
 def probe_layout(
@@ -93,12 +97,21 @@ def probe_layout(
 
 
 def _is_stream(name: str, value: Any) -> bool:
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 3:
+    """Whether an input has a token axis: a tensor with rows, or a list with one tensor per row."""
+    if any(mark in name for mark in _NOT_STREAMS):
         return False
-    return not any(mark in name for mark in _NOT_STREAMS)
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(isinstance(v, Tensor) and _is_float(v, 2) for v in value)
+    return isinstance(value, Tensor) and _is_float(value, 3)
 
 
-def _perturbed(value: Tensor) -> Tensor:
+def _is_float(value: Tensor, axes: int) -> bool:
+    return value.is_floating_point() and value.dim() >= axes
+
+
+def _perturbed(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return type(value)(_perturbed(part) for part in value)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(value.shape, generator=generator).to(value)
     return value + noise * (value.float().std(correction=0).to(value) + 1)
@@ -131,7 +144,7 @@ Changes = dict[str, tuple[Tensor, Tensor]]
 
 
 def _changes(base: dict[str, tuple[Tensor, Tensor]], other: dict[str, tuple[Tensor, Tensor]]) -> Changes:
-    """Which tokens of each call differ, for queries and keys."""
+    """Which tokens of each call differ, for queries and keys, `[row, token]`."""
     return {
         key: (_differs(queries, other[key][0]), _differs(keys, other[key][1]))
         for key, (queries, keys) in base.items()
@@ -140,22 +153,34 @@ def _changes(base: dict[str, tuple[Tensor, Tensor]], other: dict[str, tuple[Tens
 
 
 def _differs(one: Tensor, other: Tensor) -> Tensor:
-    return (one - other).abs().amax(1) > 1e-5 * one.abs().amax()
+    return (one - other).abs().amax(2) > 1e-5 * one.abs().amax()
 
 
 def _label(key: str, tokens: tuple[Tensor, Tensor], changed: Mapping[str, Changes]) -> Labels:
-    named: list[tuple[str | None, ...]] = []
+    named: list[tuple[tuple[str | None, ...], ...]] = []
     for side in (1, 0):
-        streams = {name: change[key][side] for name, change in changed.items() if key in change}
-        hits = Counter({position: 0 for position in range(len(tokens[side]))})
-        labels: list[str | None] = ["register"] * len(tokens[side])
-        for name, mask in streams.items():
-            for position in mask.nonzero().flatten().tolist():
-                hits[position] += 1
-                labels[position] = _stream_name(name) if hits[position] == 1 else None
-        named.append(tuple(labels))
-    return Labels(*named)
+        streams: dict[str, Tensor] = {}
+        for name, change in changed.items():
+            if key in change:
+                stream, mask = _stream_name(name), change[key][side]
+                streams[stream] = streams[stream] | mask if stream in streams else mask
+        named.append(_by_row(streams, tuple(tokens[side].shape[:2])))
+    return Labels(_agreed(named[0]), _agreed(named[1]), *named)
+
+
+def _by_row(streams: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[tuple[str | None, ...], ...]:
+    hits = torch.zeros(shape, dtype=torch.int)
+    labels: list[list[str | None]] = [["register"] * shape[1] for _ in range(shape[0])]
+    for name, mask in streams.items():
+        hits += mask.cpu()
+        for row, position in mask.nonzero().tolist():
+            labels[row][position] = name if hits[row, position] == 1 else None
+    return tuple(tuple(row) for row in labels)
+
+
+def _agreed(rows: tuple[tuple[str | None, ...], ...]) -> tuple[str | None, ...]:
+    return tuple(labels[0] if len(set(labels)) == 1 else None for labels in zip(*rows, strict=True))
 
 
 def _stream_name(name: str) -> str:
-    return "image" if name in IMAGE_INPUTS else "text" if name in TEXT_INPUTS else name
+    return "image" if name in IMAGE_INPUTS else "text" if _TEXT.fullmatch(name) else name
