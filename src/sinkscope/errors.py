@@ -43,6 +43,10 @@ class MissingWeightsError(SinkscopeError):
     """A checkpoint is not on this machine; the message names the files and how to get them."""
 
 
+class SessionError(SinkscopeError, RuntimeError):
+    """A `with` block is opened or used where it cannot listen: twice, inside compiled code, after its end."""
+
+
 class UnsupportedAttentionError(SinkscopeError):
     """An attention module whose softmax cannot be seen; the message names module, reason and remedy."""
 

@@ -13,7 +13,7 @@ from tests import tiny
 from tests.models.guard import state
 from torch import Tensor, nn
 
-from sinkscope.errors import SinkscopeError
+from sinkscope.errors import SessionError, SinkscopeError
 from sinkscope.models import AttentionCall, Session
 
 
@@ -236,7 +236,7 @@ def test_a_wrong_handler_output_is_named(sd3: Any, output: Any) -> None:
 
 def test_a_session_is_open_once(sd3: Any) -> None:
     session = Session(sd3)
-    with session, pytest.raises(SinkscopeError, match="open already"), session:
+    with session, pytest.raises(SessionError, match="open already"), session:
         pass
     with session:
         tiny.run(sd3, output_type="latent")
@@ -314,7 +314,7 @@ def test_backward_after_the_session_is_refused() -> None:
     with Session(model, mask_first):
         hidden = inputs()["hidden_states"].requires_grad_()
         loss = model(**{**inputs(), "hidden_states": hidden}).sample.sum()
-    with pytest.raises(RuntimeError, match="inside the `with` block"):
+    with pytest.raises(SessionError, match="after its session was closed.*inside the `with` block"):
         loss.backward()
 
 
@@ -353,7 +353,7 @@ def test_a_compiled_attention_module_is_one_visit() -> None:
 
 def test_a_session_inside_a_compiled_region_is_refused(monkeypatch: pytest.MonkeyPatch, sd3: Any) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    with pytest.raises(RuntimeError, match="around the compiled call"), Session(sd3):
+    with pytest.raises(SessionError, match="inside a compiled.*around the compiled call"), Session(sd3):
         pass
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..errors import SessionError
+
 if TYPE_CHECKING:
     from ._session import Session
 
@@ -31,7 +33,7 @@ def rerun_in(
             entered = True
             return function(*values, **options)
         if session.closed:
-            raise RuntimeError(
+            raise SessionError(
                 "backward() of a gradient-checkpointed model came after its session was closed, so the "
                 "recomputed attention "
                 "would differ from the edited one. Call backward() inside the `with` block."

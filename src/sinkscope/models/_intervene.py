@@ -195,6 +195,7 @@ def intervene(
     *,
     units: Sequence[str] | None = None,
     receipt: ReceiptMode = True,
+    strict: bool = True,
 ) -> Iterator[Receipt]:
     """Edit attention while the pipeline runs inside the `with` block.
 
@@ -213,6 +214,8 @@ def intervene(
         receipt: True measures the mass of the edited keys before and after (one more pass over the attention
             of edited calls), `"full"` also keeps the mass of all keys for `Receipt.replacements`, False only
             lists keys.
+        strict: False goes on where attention modules cannot be seen or a cache skips steps; what was not
+            seen is then not edited.
 
     Yields:
         The receipt, filled while the pipeline runs.
@@ -221,6 +224,7 @@ def intervene(
         UsageError: an unknown layer, site, kind, segment, head or step, or a budget larger than the number of
             keys.
         NoMatchError: on leaving the block, when an edit matched no attention call.
+        UnsupportedAttentionError: attention that would be missed, unless `strict` is False.
         NonFiniteError: NaN or infinity in queries, keys or values of an edited call.
     """
     if receipt not in (True, False, "full"):
@@ -241,7 +245,9 @@ def intervene(
     names = {site.name for plan in plans for site in plan.sites}
     sites = [site for site in list_sites(pipe) if site.name in names] if several else list_sites(pipe)
     # Without an edit there is nothing that an unseen attention module could have missed.
-    with Session(pipe, [_Editor(plans, kept, numbers, receipt)], sites=sites, strict=bool(several)):
+    with Session(
+        pipe, [_Editor(plans, kept, numbers, receipt)], sites=sites, strict=strict and bool(several)
+    ):
         yield kept
     for plan in plans:
         plan.check()

@@ -117,6 +117,7 @@ def observe(
     steps: Any = None,
     keep: Collection[str] = KEEP,
     units: Sequence[str] | None = None,
+    strict: bool = True,
 ) -> Iterator[Observation]:
     """Measure attention while the pipeline runs inside the `with` block.
 
@@ -141,12 +142,15 @@ def observe(
             `"entropy"`, `"max_activation"`, `"roles"` (mass by segment and role, from every stream of
             queries). The summary's masses are kept always.
         units: Names of the generated images, in order; running numbers if None.
+        strict: False goes on where attention modules cannot be seen or a cache skips steps; what was not
+            seen is then absent.
 
     Yields:
         The observation, filled while the pipeline runs.
 
     Raises:
         UsageError: an unknown layer, site, kind, segment, head or step; the message lists what exists.
+        UnsupportedAttentionError: attention that would be missed, unless `strict` is False.
         NoMatchError: on leaving the block, when nothing was seen.
         NonFiniteError: NaN or infinity in queries, keys or values.
     """
@@ -163,7 +167,7 @@ def observe(
     recorder = _Recorder(
         seen, numbers, queries=_queries(queries), heads=names, steps=steps, keep=frozenset(keep)
     )
-    with Session(pipe, [recorder], sites=wanted):
+    with Session(pipe, [recorder], sites=wanted, strict=strict):
         yield seen
     recorder.steps.check()
     seen.check()

@@ -27,16 +27,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import SinkscopeError
+from ..errors import SessionError
 from ._call import AttentionCall, Handler, Run, Site, Token
 from ._checkpoint import rerun_in
-from ._coverage import SOFTMAX, preflight, uncovered
+from ._coverage import SOFTMAX, uncovered
 from ._denoiser import clean, denoisers, looks_like_attention, unwrap
 from ._frames import Frame, Frames
 from ._issue import SDPA, call_arguments, issue
 from ._layout import Layout
 from ._multihead import run_multihead
 from ._patch import force_eager, wrap
+from ._preflight import preflight
 from ._prompts import PromptBook
 from ._quiet import is_quiet
 from ._sites import list_sites, prefix, resolve_sites
@@ -116,15 +117,15 @@ class Session:
 
     def __enter__(self) -> Session:
         if not self.closed:
-            raise SinkscopeError(
+            raise SessionError(
                 "This session is open already; expected one `with` block at a time. Make a second Session."
             )
         if torch.compiler.is_compiling():
-            raise RuntimeError(
+            raise SessionError(
                 "A session cannot be opened inside a compiled region. Open it around the compiled call."
             )
         if self.strict:
-            preflight(self.roots, self._covers)
+            preflight(self.roots)
         with ExitStack() as stack:
             self._install(stack)
             self._stack = stack.pop_all()
