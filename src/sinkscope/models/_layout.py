@@ -8,7 +8,7 @@ input shape. Where neither tells, a segment is absent: nothing is guessed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +16,13 @@ from torch import Tensor, nn
 from ._call import AttentionCall, Token
 from ._grid import Place, visual_places
 from ._probe import Labels, probe_layout
+from ._spans import Span
 from ._tokens import Part, TextToken, text_parts, text_tokens
 from ._tracker import Evaluation
 from .families import Family, family_of
 
 VISUAL = ("image", "video")
 """Segments whose tokens have a place in a picture."""
-
-
-class Span(NamedTuple):
-    """A run of tokens of one segment."""
-
-    name: str
-    start: int
-    stop: int
-
-
-class Spans(NamedTuple):
-    """Spans of the keys and of the queries of one call: one list for all rows, or a list per row."""
-
-    keys: list[Span] | list[list[Span]]
-    queries: list[Span] | list[list[Span]]
 
 
 class Layout:
@@ -65,9 +51,10 @@ class Layout:
 
     def describe(self, call: AttentionCall, evaluation: Evaluation) -> AttentionCall:
         """Add the segments of keys and queries."""
-        site = (call.site.kind, call.site.index) if self.families[evaluation.part] else call.site.key
+        family = self.families[evaluation.part]
+        site = (call.site.kind, call.site.index) if family and family.spans is None else call.site.key
         shape = (evaluation.part, site, call.q.shape[0], call.q.shape[2], call.k.shape[2], call.k.device)
-        key = ("segments", shape, _text_length(evaluation), call.rows)
+        key = ("segments", shape, text_length(evaluation), call.rows)
         kept = self._kept(evaluation)
         if key not in kept:
             keys, queries = self._spans(call, evaluation)
@@ -94,7 +81,10 @@ class Layout:
             if labels is None or (len(labels.keys), len(labels.queries)) != (keys, queries):
                 return [], []
             return _runs(labels.keys), _runs(labels.queries)
-        text = _text_length(evaluation)
+        told = None if family.spans is None else family.spans(call, evaluation)
+        if told is not None:
+            return cast("list[Span]", told.keys), cast("list[Span]", told.queries)
+        text = text_length(evaluation)
         if call.site.kind == "joint":
             # Adapters make further calls in the same module, with keys of their own.
             if call.site.index:
@@ -199,7 +189,7 @@ class Layout:
         return tuple(tokens)
 
 
-def _text_length(evaluation: Evaluation) -> int | None:
+def text_length(evaluation: Evaluation) -> int | None:
     text = evaluation.inputs.get("encoder_hidden_states")
     if not isinstance(text, Tensor) or text.dim() < 3:
         return None

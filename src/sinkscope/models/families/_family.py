@@ -11,7 +11,7 @@ from .._call import Branch, Kind
 
 if TYPE_CHECKING:
     from .._call import AttentionCall
-    from .._layout import Spans
+    from .._spans import Spans
     from .._tracker import Evaluation
 
 
@@ -34,9 +34,9 @@ class Family:
     own segment."""
     rows: tuple[Branch, Branch] = ("uncond", "cond")
     """Order of the two halves when guidance runs in one batch."""
-    spans: Callable[[AttentionCall, Evaluation], Spans] | None = None
+    spans: Callable[[AttentionCall, Evaluation], Spans | None] | None = None
     """For layouts that order and lengths of streams do not tell (registers, lengths of their own per row):
-    the spans of keys and queries of a call, one list for all rows or one per row."""
+    the spans of keys and queries of a call, one list for all rows or one per row; None where they do tell."""
 
     def kind(self, name: str) -> Kind | None:
         """Kind of an attention module, None if the table does not say."""
