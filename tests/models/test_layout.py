@@ -153,7 +153,7 @@ def test_one_call_per_sample() -> None:
         (0, (RowInfo(0, "none", 0),)),
         (1, (RowInfo(0, "none", 1),)),
     ]
-    assert keys(joint[0]) == [("image", 16), ("text", 8)]
+    assert keys(joint[0]) == [("video", 16), ("text", 8)]
 
 
 def test_special_tokens_of_a_vision_transformer() -> None:

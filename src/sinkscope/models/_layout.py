@@ -160,7 +160,7 @@ class Layout:
         self, call: AttentionCall, evaluation: Evaluation, span: Span, folds: int
     ) -> list[list[Place]] | None:
         family = self.families[evaluation.part]
-        if span.name not in VISUAL:
+        if span.name not in (VISUAL if family is None else (family.visual,)):
             return None
         return visual_places(
             evaluation.inputs,

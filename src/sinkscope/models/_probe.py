@@ -80,7 +80,8 @@ def probe_layout(
         kwargs: Keyword arguments of the same pass.
 
     Returns:
-        Call key (`name#visit.index`) to labels: "image", "text", another input's name, "register" or None.
+        Call key (`name#visit.index`) to labels: "image", "video", "text", another input's name, "register"
+        or None.
     """
     inputs = forward_inputs(root, args, kwargs or {})
     devices = {value.device for value in inputs.values() if isinstance(value, Tensor) and value.is_cuda}
@@ -93,7 +94,8 @@ def probe_layout(
         }
     if not changed:
         return {}
-    return {key: _label(key, tokens, changed) for key, tokens in base.items()}
+    streams = {name: _stream_name(name, inputs[name]) for name in changed}
+    return {key: _label(key, tokens, changed, streams) for key, tokens in base.items()}
 
 
 def _is_stream(name: str, value: Any) -> bool:
@@ -156,13 +158,15 @@ def _differs(one: Tensor, other: Tensor) -> Tensor:
     return (one - other).abs().amax(2) > 1e-5 * one.abs().amax()
 
 
-def _label(key: str, tokens: tuple[Tensor, Tensor], changed: Mapping[str, Changes]) -> Labels:
+def _label(
+    key: str, tokens: tuple[Tensor, Tensor], changed: Mapping[str, Changes], names: Mapping[str, str]
+) -> Labels:
     named: list[tuple[tuple[str | None, ...], ...]] = []
     for side in (1, 0):
         streams: dict[str, Tensor] = {}
         for name, change in changed.items():
             if key in change:
-                stream, mask = _stream_name(name), change[key][side]
+                stream, mask = names[name], change[key][side]
                 streams[stream] = streams[stream] | mask if stream in streams else mask
         named.append(_by_row(streams, tuple(tokens[side].shape[:2])))
     return Labels(_agreed(named[0]), _agreed(named[1]), *named)
@@ -182,5 +186,7 @@ def _agreed(rows: tuple[tuple[str | None, ...], ...]) -> tuple[str | None, ...]:
     return tuple(labels[0] if len(set(labels)) == 1 else None for labels in zip(*rows, strict=True))
 
 
-def _stream_name(name: str) -> str:
-    return "image" if name in IMAGE_INPUTS else "text" if _TEXT.fullmatch(name) else name
+def _stream_name(name: str, value: Any) -> str:
+    if name in IMAGE_INPUTS:
+        return "video" if isinstance(value, Tensor) and value.dim() == 5 else "image"
+    return "text" if _TEXT.fullmatch(name) else name
