@@ -260,7 +260,8 @@ def _inputs(specimen: Specimen, **changes: Any) -> tuple[list[AttentionCall], An
 def test_the_table_agrees_with_the_probe(specimen: Specimen, units: int) -> None:
     """Segments come from a table for listed families; perturbing the inputs must find the same."""
     calls, root, given = _inputs(specimen, **(specimen.two or {} if units == 2 else {}))
-    labels = probe_layout(root, *given)
+    start = _prefix(specimen, root)
+    labels = {start + name: found for name, found in probe_layout(root, *given).items()}
     assert set(labels) >= {call.site.key for call in calls}
     if specimen.sites is None:
         assert set(labels) == {call.site.key for call in calls}
@@ -283,7 +284,7 @@ def _compare(specimen: Specimen, tokens: Sequence[str | None], segments: dict[st
     """Each token the probe names lies in the segment of that name, and no other stream's."""
     assert specimen.mixed or None not in tokens
     # Padding that a model learned is a register to the probe: no input reaches it.
-    streams = {"image", "text", "register", *specimen.names.values()}
+    streams = {"image", "video", "text", "register", *specimen.names.values()}
     for position, token in enumerate(tokens):
         inside = {name for name, mask in segments.items() if mask[position]}
         if token == "register" and specimen.names.get(token) is None:
@@ -291,6 +292,12 @@ def _compare(specimen: Specimen, tokens: Sequence[str | None], segments: dict[st
             assert not inside & (streams - {"register"})
         elif token is not None:
             assert inside & streams == {specimen.names.get(token, token)}
+
+
+def _prefix(specimen: Specimen, root: Any) -> str:
+    """What site names start with where a pipeline has several denoisers."""
+    parts = denoisers(built(specimen))
+    return next(f"{part}." for part, module in parts.items() if module is root) if len(parts) > 1 else ""
 
 
 @every(lambda s: s.probed)

@@ -8,7 +8,7 @@ input shape. Where neither tells, a segment is absent: nothing is guessed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from ._call import AttentionCall, Token
 from ._grid import Place, visual_places
 from ._probe import Labels, probe_layout
-from ._spans import Span
+from ._spans import Row, Span, Spans, by_row, chain, length_of, masks, runs
 from ._tokens import Part, TextToken, text_parts, text_tokens
 from ._tracker import Evaluation
 from .families import Family, family_of
 
 VISUAL = ("image", "video")
 """Segments whose tokens have a place in a picture."""
+_ROLES = {"bos": "bos", "content": "content", "padding": "pad"}
+"""Segments of the text that are the tokens of one role."""
 
 
 class Layout:
@@ -40,10 +42,7 @@ class Layout:
         root = self.roots[evaluation.part]
         if self.families[evaluation.part] is not None:
             return
-        shapes = tuple(
-            (name, tuple(v.shape)) for name, v in evaluation.inputs.items() if isinstance(v, Tensor)
-        )
-        key = (evaluation.part, shapes)
+        key = (evaluation.part, _shapes(evaluation.inputs))
         if key not in self._probed:
             labels = probe_layout(root, args, kwargs)
             self._probed[key] = {start + name: found for name, found in labels.items()}
@@ -51,49 +50,62 @@ class Layout:
 
     def describe(self, call: AttentionCall, evaluation: Evaluation) -> AttentionCall:
         """Add the segments of keys and queries."""
-        family = self.families[evaluation.part]
-        site = (call.site.kind, call.site.index) if family and family.spans is None else call.site.key
-        shape = (evaluation.part, site, call.q.shape[0], call.q.shape[2], call.k.shape[2], call.k.device)
-        key = ("segments", shape, text_length(evaluation), call.rows)
+        counts = (call.q.shape[0], call.q.shape[2], call.k.shape[2], call.k.device)
+        key = ("segments", self._place(call, evaluation), counts, text_length(evaluation), call.rows)
         kept = self._kept(evaluation)
         if key not in kept:
-            keys, queries = self._spans(call, evaluation)
-            masks = _masks(keys, call.k.shape[2], call.k.device)
-            masks.update(self._text_masks(call, evaluation, keys))
-            kept[key] = (masks, _masks(queries, call.q.shape[2], call.q.device))
-        masks, query_masks = kept[key]
+            keys, queries = self._rows(call, evaluation)
+            found = masks(keys, call.k.shape[2], call.k.device)
+            for name, mask in self._text_masks(call, evaluation, keys).items():
+                found[name] = found[name] | mask if name in found else mask
+            kept[key] = (found, masks(queries, call.q.shape[2], call.q.device))
+        key_masks, query_masks = kept[key]
         return call.replace(
-            key_segments=masks, query_segments=query_masks, token_source=lambda c: self.tokens(c, evaluation)
+            key_segments=key_masks,
+            query_segments=query_masks,
+            token_source=lambda c: self.tokens(c, evaluation),
         )
 
+    def _place(self, call: AttentionCall, evaluation: Evaluation) -> tuple[Any, ...]:
+        """What calls have in common that are laid out alike when their shapes agree."""
+        family = self.families[evaluation.part]
+        if family is None:
+            return (call.site.key,)
+        stack = local_name(call, evaluation).partition(".")[0] if family.spans else None
+        return (evaluation.part, call.site.kind, call.site.index, stack)
+
     def _kept(self, evaluation: Evaluation) -> dict[Any, Any]:
-        """Where layouts are remembered: for the whole generation, unless they were probed in this pass."""
-        listed = self.families[evaluation.part] is not None
-        return evaluation.cache if evaluation.prompts is None or not listed else evaluation.prompts.cache
+        """Where layouts are remembered: for the whole generation, unless they were probed in this pass or
+        depend on more than shapes."""
+        family = self.families[evaluation.part]
+        if evaluation.prompts is None or family is None or family.spans is not None:
+            return evaluation.cache
+        return evaluation.prompts.cache
 
     # ---- spans
 
-    def _spans(self, call: AttentionCall, evaluation: Evaluation) -> tuple[list[Span], list[Span]]:
-        queries, keys = call.q.shape[2], call.k.shape[2]
+    def _rows(self, call: AttentionCall, evaluation: Evaluation) -> tuple[list[Row], list[Row]]:
+        """Spans of keys and queries of each row."""
+        spans, count = self._spans(call, evaluation), call.q.shape[0]
+        return by_row(spans.keys, count), by_row(spans.queries, count)
+
+    def _spans(self, call: AttentionCall, evaluation: Evaluation) -> Spans:
         family = self.families[evaluation.part]
         if family is None:
-            labels = evaluation.cache.get("probe", {}).get(call.site.key)
-            if labels is None or (len(labels.keys), len(labels.queries)) != (keys, queries):
-                return [], []
-            return _runs(labels.keys), _runs(labels.queries)
+            return _probed(call, evaluation.cache.get("probe", {}).get(call.site.key))
         told = None if family.spans is None else family.spans(call, evaluation)
         if told is not None:
-            return cast("list[Span]", told.keys), cast("list[Span]", told.queries)
-        text = text_length(evaluation)
+            return told
+        queries, keys, text = call.q.shape[2], call.k.shape[2], text_length(evaluation)
         if call.site.kind == "joint":
             # Adapters make further calls in the same module, with keys of their own.
             if call.site.index:
-                return [], _concatenated(family, queries, text)
-            return _concatenated(family, keys, text), _concatenated(family, queries, text)
-        image = [Span(family.visual, 0, queries)]
+                return Spans([], _concatenated(family, queries, text))
+            return Spans(_concatenated(family, keys, text), _concatenated(family, queries, text))
+        own = chain((family.visual, queries))
         if call.site.kind == "cross":
-            return ([Span("text", 0, keys)] if keys == text and call.site.index == 0 else []), image
-        return ([Span(family.visual, 0, keys)] if keys == queries else []), image
+            return Spans(chain(("text", keys)) if keys == text and call.site.index == 0 else [], own)
+        return Spans(chain((family.visual, keys)) if keys == queries else [], own)
 
     def _parts(self, evaluation: Evaluation, length: int) -> tuple[Part, ...]:
         kept, key = self._kept(evaluation), ("parts", evaluation.part, length)
@@ -110,49 +122,62 @@ class Layout:
         kept, key = self._kept(evaluation), ("tokens", evaluation.part, branch, unit, length)
         if key not in kept:
             parts = self._parts(evaluation, length)
-            kept[key] = text_tokens(self.pipe, parts, evaluation.prompts, length, branch=branch, unit=unit)
+            family = self.families[evaluation.part]
+            kept[key] = text_tokens(
+                self.pipe,
+                parts,
+                evaluation.prompts,
+                length,
+                branch=branch,
+                unit=unit,
+                taken=None if family is None else family.taken,
+            )
         tokens: tuple[TextToken, ...] = kept[key]
         return tokens
 
-    def _text_masks(self, call: AttentionCall, evaluation: Evaluation, keys: list[Span]) -> dict[str, Tensor]:
+    def _text_masks(self, call: AttentionCall, evaluation: Evaluation, keys: list[Row]) -> dict[str, Tensor]:
         """Parts of the text, where it has several, and its begin mark, words and padding, row by row, where
         the tokens are known."""
-        text = next((span for span in keys if span.name == "text"), None)
-        if text is None:
-            return {}
-        count, length, device = call.k.shape[2], text.stop - text.start, call.k.device
-        parts = self._parts(evaluation, length)
-        spans = [Span(part.name, text.start + part.start, text.start + part.stop) for part in parts]
-        masks = _masks(spans, count, device) if len(parts) > 1 else {}
-        rows = [self._row_tokens(evaluation, info.branch, info.unit, length) for info in call.rows]
-        for name, role in (("bos", "bos"), ("content", "content"), ("padding", "pad")):
-            here = torch.zeros(len(rows), count, dtype=torch.bool)
-            if rows:
-                here[:, text.start : text.stop] = torch.tensor(
-                    [[t.role == role for t in row] for row in rows]
-                )
-            if here.any():
-                masks[name] = here.to(device)
-        return masks
+        count = call.k.shape[2]
+        parts: list[list[Span]] = []
+        roles = {name: torch.zeros(len(keys), count, dtype=torch.bool) for name in _ROLES}
+        for number, (info, row) in enumerate(zip(call.rows, keys, strict=False)):
+            length = length_of(row, "text")
+            if length == 0:
+                continue
+            said = self._row_tokens(evaluation, info.branch, info.unit, length)
+            parts.append([])
+            for span in row:
+                if span.name != "text":
+                    continue
+                here = said[span.first : span.first + span.stop - span.start]
+                for name, role in _ROLES.items():
+                    mask = torch.tensor([token.role == role for token in here])
+                    roles[name][number, span.start : span.stop] = mask
+                parts[-1] += _inside(span, self._parts(evaluation, length))
+        several = len({span.name for row in parts for span in row}) > 1 and len(parts) == len(keys)
+        found = masks([tuple(row) for row in parts], count, call.k.device) if several else {}
+        return {**found, **{name: mask.to(call.k.device) for name, mask in roles.items() if mask.any()}}
 
     # ---- identities
 
     def tokens(self, call: AttentionCall, evaluation: Evaluation) -> tuple[tuple[Token, ...], ...]:
         """One `Token` per key, for each row."""
-        spans, _ = self._spans(call, evaluation)
+        spans, _ = self._rows(call, evaluation)
         # Rows of the call per row of the batch: frames, or places where frames attend to each other.
         folds = max(1, len(call.rows) // max(1, len(evaluation.rows)))
-        grids = {span: self._places(call, evaluation, span, folds) for span in spans}
+        every = {span for row in spans for span in row}
+        grids = {span: self._places(call, evaluation, span, folds) for span in every}
         placed = folds > 1 and any(grid is not None for grid in grids.values())
         kept = evaluation.cache if evaluation.prompts is None else evaluation.prompts.cache
-        where = (evaluation.part, evaluation.generation, call.k.shape[2], tuple(spans))
+        where = (evaluation.part, evaluation.generation, call.k.shape[2], call.site.kind)
         rows = []
-        for number, info in enumerate(call.rows):
+        for number, (info, row) in enumerate(zip(call.rows, spans, strict=True)):
             fold = number % folds if placed else 0
-            key = (*where, call.site.kind, info.branch, info.unit, fold)
+            key = (*where, row, info.branch, info.unit, fold)
             if key not in kept:
-                here = {span: grid[fold] for span, grid in grids.items() if grid is not None}
-                kept[key] = self._row(call, evaluation, info, spans, here)
+                here = {span: grid[fold] for span in row if (grid := grids[span]) is not None}
+                kept[key] = self._row(call, evaluation, info, row, here)
             rows.append(kept[key])
         return tuple(rows)
 
@@ -171,22 +196,52 @@ class Layout:
             temporal=call.site.kind == "temporal",
         )
 
-    def _row(
-        self, call: AttentionCall, evaluation: Evaluation, info: Any, spans: list[Span], grids: Any
-    ) -> Any:
+    def _row(self, call: AttentionCall, evaluation: Evaluation, info: Any, row: Row, grids: Any) -> Any:
         tokens = [Token(key, "unknown", key) for key in range(call.k.shape[2])]
-        for span in spans:
-            length = span.stop - span.start
-            text = (
-                self._row_tokens(evaluation, info.branch, info.unit, length) if span.name == "text" else None
-            )
+        length = length_of(row, "text")
+        text = self._row_tokens(evaluation, info.branch, info.unit, length) if length else ()
+        for span in row:
             grid = grids.get(span)
-            for position in range(length):
-                key = span.start + position
-                string, role, encoder = text[position] if text else (None, None, None)
-                frame, row, column = grid[position] if grid else (None, None, None)
-                tokens[key] = Token(key, span.name, position, string, role, encoder, row, column, frame)
+            for key in range(span.start, span.stop):
+                position = span.first + key - span.start
+                string, role, encoder = text[position] if span.name == "text" else (None, None, None)
+                place = grid[position] if grid else (None, None, None)
+                frame, line, column = place
+                tokens[key] = Token(key, span.name, position, string, role, encoder, line, column, frame)
         return tuple(tokens)
+
+
+def local_name(call: AttentionCall, evaluation: Evaluation) -> str:
+    """Path of the attention module inside its denoiser, whether or not the pipeline has several."""
+    return call.site.name.removeprefix(f"{evaluation.part}.") if evaluation.part else call.site.name
+
+
+def _shapes(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a probed layout depends on: the shapes of the inputs, and what masks hold."""
+    found: list[Any] = []
+    for name, value in inputs.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        tensors = [part for part in values if isinstance(part, Tensor)]
+        held = [part.tolist() for part in tensors if "mask" in name and part.dim() == 2]
+        found.append((name, [tuple(part.shape) for part in tensors], held))
+    return (repr(found),)
+
+
+def _probed(call: AttentionCall, labels: Labels | None) -> Spans:
+    shape = (call.k.shape[2], call.q.shape[2])
+    if labels is None or (len(labels.keys), len(labels.queries)) != shape:
+        return Spans([], [])
+    if len(labels.key_rows) != call.k.shape[0]:
+        return Spans(runs(labels.keys), runs(labels.queries))
+    return Spans([runs(row) for row in labels.key_rows], [runs(row) for row in labels.query_rows])
+
+
+def _inside(span: Span, parts: tuple[Part, ...]) -> list[Span]:
+    """The parts of the text that a run of it holds."""
+    last = span.first + span.stop - span.start
+    found = [(part.name, max(part.start, span.first), min(part.stop, last)) for part in parts]
+    move = span.start - span.first
+    return [Span(name, start + move, stop + move) for name, start, stop in found if start < stop]
 
 
 def text_length(evaluation: Evaluation) -> int | None:
@@ -201,29 +256,4 @@ def _concatenated(family: Family, count: int, text: int | None) -> list[Span]:
     text."""
     if text is None or count <= text or set(family.joint) != {family.visual, "text"}:
         return []
-    spans, start = [], 0
-    for name in family.joint:
-        length = text if name == "text" else count - text
-        spans.append(Span(name, start, start + length))
-        start += length
-    return spans
-
-
-def _runs(labels: tuple[str | None, ...]) -> list[Span]:
-    spans: list[Span] = []
-    for position, name in enumerate(labels):
-        if name is None:
-            continue
-        if spans and spans[-1].name == name and spans[-1].stop == position:
-            spans[-1] = Span(name, spans[-1].start, position + 1)
-        else:
-            spans.append(Span(name, position, position + 1))
-    return spans
-
-
-def _masks(spans: list[Span], count: int, device: torch.device) -> dict[str, Tensor]:
-    masks: dict[str, Tensor] = {}
-    for span in spans:
-        mask = masks.setdefault(span.name, torch.zeros(count, dtype=torch.bool))
-        mask[span.start : span.stop] = True
-    return {name: mask.to(device) for name, mask in masks.items()}
+    return chain(*((name, text if name == "text" else count - text) for name in family.joint))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ._call import Branch, Role
 from ._prompts import Captured, Prompts
 from ._text_roles import text_roles
-from .families import Family
+from .families import Family, Taken
 
 
 class TextToken(NamedTuple):
@@ -83,7 +83,14 @@ def _lay_out(
 
 
 def text_tokens(
-    pipe: Any, parts: Sequence[Part], prompts: Prompts | None, length: int, *, branch: Branch, unit: int
+    pipe: Any,
+    parts: Sequence[Part],
+    prompts: Prompts | None,
+    length: int,
+    *,
+    branch: Branch,
+    unit: int,
+    taken: Taken | None = None,
 ) -> tuple[TextToken, ...]:
     """Tokens of one row's text segment, unknown ones where no encoder ran for this side of guidance."""
     tokens = [_UNKNOWN] * length
@@ -94,12 +101,23 @@ def text_tokens(
         for encoder in part.encoders:
             captured = prompts.captured(encoder, branch)
             if captured is not None and len(captured.ids):
-                columns.append(_encoder_tokens(pipe, encoder, captured, _prompt_of(unit, prompts, captured)))
+                prompt = _prompt_of(unit, prompts, captured)
+                column = _encoder_tokens(pipe, encoder, captured, prompt)
+                if taken is not None:
+                    places = taken(pipe, encoder, captured, prompt)
+                    behind = length - len(places)
+                    column = [*(column[place] for place in places), *[_padding(encoder)] * behind]
+                columns.append(column)
         for offset in range(part.stop - part.start):
             here = [column[offset] for column in columns if offset < len(column)]
             if here:
                 tokens[part.start + offset] = _merge(here)
     return tuple(tokens)
+
+
+def _padding(encoder: str) -> TextToken:
+    """A position that no token stands behind: zeros, or a vector that the denoiser learned."""
+    return TextToken(None, "pad", encoder)
 
 
 def _prompt_of(unit: int, prompts: Prompts, captured: Captured) -> int:
@@ -116,14 +134,15 @@ def _encoder_tokens(pipe: Any, encoder: str, captured: Captured, prompt: int) ->
     texts = captured.texts[prompt] if captured.texts else ()
     strings: list[str | None] = [None] * len(ids)
     if hasattr(tokenizer, "convert_ids_to_tokens"):
-        strings = [_clean(piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
+        strings = [piece_text(piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
     return [
         TextToken(text, role, encoder)
         for text, role in zip(strings, text_roles(tokenizer, ids, mask, texts), strict=True)
     ]
 
 
-def _clean(piece: Any) -> str | None:
+def piece_text(piece: Any) -> str | None:
+    """A token's string without the marks of word boundaries."""
     # A piece that is nothing but a word-boundary mark keeps it.
     return None if piece is None else str(piece).replace("</w>", "").strip("▁Ġ") or str(piece)
 

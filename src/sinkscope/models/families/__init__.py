@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from ._family import Family
+from ._family import Family, Taken
 from .images import IMAGES
 from .language import LANGUAGE
 from .video import VIDEO
 from .vision import VISION
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+__all__ = ["FAMILIES", "Family", "Taken", "family_of"]
 
 FAMILIES: dict[str, Family] = {**IMAGES, **VIDEO, **LANGUAGE, **VISION}
 """Entries by class name of the denoiser."""

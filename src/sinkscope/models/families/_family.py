@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._call import Branch, Kind
 
 if TYPE_CHECKING:
     from .._call import AttentionCall
+    from .._prompts import Captured
     from .._spans import Spans
     from .._tracker import Evaluation
+
+Taken = Callable[[Any, str, "Captured", int], Sequence[int]]
+"""From the pipeline, the name of an encoder, what it was given and the number of a prompt: which of the
+encoder's positions became the positions of the text, in order. Further positions of the text are padding that
+no token stands behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +29,8 @@ class Family:
     """Module lists that hold the numbered blocks, in the order in which they run."""
     kinds: tuple[tuple[str, Kind], ...]
     """Glob of the attention module's path and its kind; the first match counts."""
+    alternate: tuple[str, ...] = ()
+    """Lists beside each other whose members run in turn: first of the one, first of the other, second ..."""
     visual: str = "image"
     """Name of the stream that is denoised: image, video or audio."""
     latents: str | None = None
@@ -37,6 +45,9 @@ class Family:
     spans: Callable[[AttentionCall, Evaluation], Spans | None] | None = None
     """For layouts that order and lengths of streams do not tell (registers, lengths of their own per row):
     the spans of keys and queries of a call, one list for all rows or one per row; None where they do tell."""
+    taken: Taken | None = None
+    """Where the pipeline drops tokens of the encoder (a template's head, padding) before the denoiser sees
+    them; None: position by position."""
 
     def kind(self, name: str) -> Kind | None:
         """Kind of an attention module, None if the table does not say."""
