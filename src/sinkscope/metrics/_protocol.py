@@ -48,7 +48,7 @@ class Metric(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Subset of {"prompt", "reference"}."""
+        """Subset of {"prompt", "reference", "arrays"}; with "arrays" it scores arrays instead of images."""
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the numbers: backend, checkpoint, sha256, dtype, preprocess, versions."""

@@ -34,6 +34,11 @@ _BUILT_IN = {
     "geneval": ("geneval", "Geneval"),
     "dino": ("_dino", "Dino"),
     "vqascore": ("_vqascore", "VqaScore"),
+    "loss": ("_arrays", "Loss"),
+    "perplexity": ("_arrays", "Perplexity"),
+    "accuracy": ("_arrays", "Accuracy"),
+    "top1": ("_arrays", "Top1"),
+    "feature_cosine": ("_arrays", "FeatureCosine"),
 }
 
 ALIASES = {

@@ -1,8 +1,8 @@
 """Getting a pipeline from a name.
 
-"shapes" and "shapes-unet" are the embedded models; a built pipeline or module passes through; a folder, a hub
-id or a single `.safetensors` file goes to diffusers. Only safetensors are read: pickled checkpoints could run
-code. What goes wrong is said in one sentence, with the report of diffusers as its cause.
+"shapes" and "shapes-unet" are the embedded models that paint, `shapes.READERS` those that read; a built
+pipeline or module passes through; a folder, a hub id or a single `.safetensors` file goes to diffusers. Only
+safetensors are read: pickled checkpoints could run code. What goes wrong is said in one sentence, with the report of diffusers as its cause.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ..errors import MissingDependencyError, MissingWeightsError, SinkscopeError, UsageError, unknown
-from ..shapes import EMBEDDED
+from ..shapes import EMBEDDED, READERS
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SINGLE_FILE = {
@@ -40,8 +40,8 @@ def load(
     """Return a pipeline, or a bare denoiser, ready to be observed.
 
     Args:
-        model: "shapes" or "shapes-unet", a hub id, a folder written by `save_pretrained` (of a pipeline or a
-            denoiser), one `.safetensors` checkpoint, or a pipeline or module that is built already.
+        model: "shapes", "shapes-unet" or one of the embedded readers (`shapes.READERS`), a hub id, a folder
+            written by `save_pretrained` (of a pipeline or a denoiser), one `.safetensors` checkpoint, or a pipeline or module that is built already.
         device: Where to put it; None leaves it where it is.
         dtype: Floating-point type or its name, for example "bfloat16"; None keeps the stored one.
 
@@ -54,7 +54,7 @@ def load(
     if not isinstance(model, (str, Path)):
         return _moved(_checked(model), device, dtype)
     name = str(model)
-    if name in EMBEDDED:
+    if name in (*EMBEDDED, *READERS):
         shapes: Any = importlib.import_module("sinkscope.shapes")
         return shapes.load(name, device=device, dtype=dtype)
     path = Path(name).expanduser()
@@ -68,7 +68,7 @@ def load(
             "save_pretrained, a .safetensors file or a hub id."
         )
     if not _HUB_ID.fullmatch(name):
-        raise unknown("model", name, [*EMBEDDED, "owner/name on the hub", "a folder"])
+        raise unknown("model", name, [*EMBEDDED, *READERS, "owner/name on the hub", "a folder"])
     return _moved(_from_hub(name, dtype), device, None)
 
 

@@ -246,7 +246,8 @@ def _repeats(inputs: dict[str, Any]) -> bool:
     latents = _latents(inputs)
     if not isinstance(latents, Tensor) or latents.shape[0] % 2 or latents.shape[0] == 0:
         return False
-    return torch.equal(*latents.chunk(2))
+    # Token ids are texts of their own: fully masked ones are equal without being sides of guidance.
+    return latents.is_floating_point() and torch.equal(*latents.chunk(2))
 
 
 def _timestep(inputs: dict[str, Any]) -> float | None:

@@ -1,4 +1,4 @@
-"""Calling a text-to-image pipeline: which arguments it takes, one batch in, finished images out."""
+"""Calling a pipeline: which arguments it takes, one batch in, finished images (or arrays) out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sinkscope.errors import NonFiniteError, SinkscopeError, UsageError
+from sinkscope.study import _outputs
 from sinkscope.study._plan import Unit
 from sinkscope.study._scheduler import build_scheduler
 from sinkscope.study._study import BASELINE, Study
@@ -24,10 +25,10 @@ ARGUMENTS = {
 
 
 def check_call(pipe: Any, study: Study) -> None:
-    """Refuse a pipeline that cannot make images from prompts with this study's settings.
+    """Refuse a pipeline that cannot run this study's prompts with its settings, or give what it scores.
 
     Raises:
-        UsageError: Naming the setting the pipeline has no argument for.
+        UsageError: Naming the setting the pipeline has no argument for, or the metric.
     """
     accepted = _accepted(pipe)
     for name in ("prompt", "generator", "output_type"):
@@ -37,6 +38,7 @@ def check_call(pipe: Any, study: Study) -> None:
                 "takes: "
                 f"{', '.join(accepted)}."
             )
+    _outputs.check_metrics(study.metrics, study.metric_options, _outputs.kind_of(pipe))
     for arm in study.arm_names:
         for name, argument in ARGUMENTS.items():
             value = study.sampling(arm)[name]
@@ -55,12 +57,15 @@ def _accepted(pipe: Any) -> list[str]:
     return [name for name in inspect.signature(type(pipe).__call__).parameters if name != "self"]
 
 
-def paint(pipe: Any, study: Study, units: Sequence[Unit], arm: str = BASELINE) -> list[Image.Image]:
+def paint(pipe: Any, study: Study, units: Sequence[Unit], arm: str = BASELINE) -> list[Any]:
     """Generate one batch of units, sampled as an arm says; its scheduler has to be in place (`sampler`).
 
+    Returns:
+        One image per unit, or one mapping of arrays where the pipeline reads (`_outputs.Output`).
+
     Raises:
-        NonFiniteError: An image holds NaN or infinity.
-        UsageError: The pipeline refused a setting, or returned something other than one image per unit.
+        NonFiniteError: An image or array holds NaN or infinity.
+        UsageError: The pipeline refused a setting, or returned something other than one output per unit.
     """
     sampling = study.sampling(arm)
     settings = {argument: sampling[name] for name, argument in ARGUMENTS.items()}
@@ -72,6 +77,8 @@ def paint(pipe: Any, study: Study, units: Sequence[Unit], arm: str = BASELINE) -
             output_type="np",
             **{argument: value for argument, value in settings.items() if value is not None},
         )
+    if _outputs.kind_of(pipe) == _outputs.ARRAYS:
+        return _outputs.arrays_of(pipe, result, units)
     images = getattr(result, "images", None)
     if images is None or len(images) != len(units):
         raise UsageError(

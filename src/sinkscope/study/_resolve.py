@@ -6,6 +6,7 @@ from typing import Any
 
 from sinkscope.errors import UsageError
 from sinkscope.models import resolve_sites, sites
+from sinkscope.study._outputs import IMAGE, kind_of
 from sinkscope.study._record import parameters
 from sinkscope.study._study import Study
 
@@ -29,7 +30,10 @@ def resolve(pipe: Any, study: Study) -> dict[str, Any]:
     small = count < SMALL_MODEL
     device = torch.device(pipe.device).type
     default_batch = {True: 8, False: 1}[small] if device == "cpu" else {True: 32, False: 4}[small]
+    kind = kind_of(pipe)
     return {
+        # Named only where it is not the usual one.
+        **({} if kind == IMAGE else {"output": kind}),
         "batch": study.batch or default_batch,
         "device": device,
         "threads": torch.get_num_threads(),

@@ -17,7 +17,8 @@ import pandas as pd
 
 from sinkscope import metrics
 from sinkscope.errors import MissingWeightsError, StoreError
-from sinkscope.study import _files
+from sinkscope.metrics._arrays import score_arrays
+from sinkscope.study import _files, _outputs
 from sinkscope.study._plan import Unit
 from sinkscope.study._record import prompt_records
 from sinkscope.study._store import Store
@@ -47,6 +48,7 @@ class Scorer:
 
     Raises:
         MissingWeightsError: The weights are not here, and nothing was recorded.
+        UsageError: The metric scores images and the run holds arrays, or the other way round.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Scorer:
         bases: Mapping[str, str],
         recorded: Mapping[str, Any] | None = None,
     ) -> None:
+        _outputs.check_metric(metric, store.kind)
         self.store, self.metric, self.digests, self._bases = store, metric, digests, bases
         self.absent: MissingWeightsError | None = None
         """Why nothing new can be scored; None where it can."""
@@ -104,7 +107,10 @@ class Scorer:
         if good:
             images, references, prompts = (list(column) for column in zip(*good.values(), strict=True))
             reference = references if "reference" in self.metric.needs else None
-            table = metrics.score_rows(self.metric, images, prompts, reference)
+            if _outputs.wants(self.metric) == _outputs.ARRAYS:
+                table = score_arrays(self.metric, images, reference)
+            else:
+                table = metrics.score_rows(self.metric, images, prompts, reference)
             found = [Row(*row) for row in table[list(SHARD[1:])].itertuples(index=False)]
             self._known.update(zip(good, found, strict=True))
         return {**rows, **{key: self._known[key] for key in good}}
@@ -129,7 +135,7 @@ class Scorer:
 
     def _image(self, arm: str, unit: Unit) -> Any:
         path = self.store.image_path(arm, unit.id)
-        image = _files.read_image(path)
+        image = _outputs.read(path)
         if not _files.has_digest(path, self.digests[arm, unit.id]):
             raise StoreError(
                 f"{path} is not the image that was generated (its SHA-256 differs). Run the same study into "

@@ -1,0 +1,1 @@
+"""The embedded vision transformers, without and with registers."""
