@@ -16,7 +16,7 @@ from torch import Tensor
 
 Kind = Literal["joint", "self", "cross", "temporal", "causal"]
 Branch = Literal["cond", "uncond", "none"]
-Role = Literal["bos", "content", "eos", "pad", "template"]
+Role = Literal["bos", "content", "eos", "pad", "template", "mask"]
 
 _NO_SEGMENTS: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -71,7 +71,7 @@ class Token:
     text: str | None = None
     """Token string, without word-boundary marks; None for image tokens and for text nobody tokenised here."""
     role: Role | None = None
-    """Role in the prompt."""
+    """Role in the prompt; "mask" for a token that a masked-diffusion model has still to write."""
     encoder: str | None = None
     """Text encoder(s) that made the key, joined by "+" where several share the position."""
     row: int | None = None
@@ -100,6 +100,10 @@ class AttentionCall:
     scale: float | None = None
     enable_gqa: bool = False
     dropout_p: float = 0.0
+    softcap: float | None = None
+    """Logits become `softcap * tanh(logits / softcap)` before the mask is added; None where they do not."""
+    sinks: int = 0
+    """Keys at the end that are no tokens: each stands for a learned sink logit, in the mask, with value 0."""
     step: int = 0
     """Sampler step: completed `scheduler.step` calls; for a bare module, completed forward calls."""
     step_count: int | None = None

@@ -25,6 +25,14 @@ def unwrap(module: nn.Module) -> nn.Module:
     return original if isinstance(original, nn.Module) else module
 
 
+def opened(pipe: Any) -> tuple[Any, Any]:
+    """The model of a pipeline of transformers and what makes its token ids; anything else as it is."""
+    model = getattr(pipe, "model", None)
+    if isinstance(pipe, nn.Module) or not isinstance(model, nn.Module) or hasattr(pipe, "components"):
+        return pipe, None
+    return model, getattr(pipe, "tokenizer", None) or getattr(pipe, "processor", None)
+
+
 def denoisers(pipe: Any) -> dict[str, nn.Module]:
     """Denoisers of a pipeline by component name, or `{"": module}` for a bare module.
 
@@ -32,12 +40,13 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
         UsageError: `pipe` is neither.
         UnsupportedAttentionError: a pipeline without a denoiser.
     """
+    pipe = opened(pipe)[0]
     if isinstance(pipe, nn.Module):
         return {"": unwrap(pipe)}
     components = getattr(pipe, "components", None)
     if not isinstance(components, dict):
         raise UsageError(
-            f"Got {type(pipe).__name__}, expected a diffusers pipeline or a torch module. "
+            f"Got {type(pipe).__name__}, expected a pipeline of diffusers or transformers or a torch module. "
             "Load one with sinkscope.load(name_or_folder)."
         )
     found = {

@@ -196,6 +196,7 @@ def intervene(
     units: Sequence[str] | None = None,
     receipt: ReceiptMode = True,
     strict: bool = True,
+    tokenizer: Any = None,
 ) -> Iterator[Receipt]:
     """Edit attention while the pipeline runs inside the `with` block.
 
@@ -206,7 +207,8 @@ def intervene(
         >>> receipt.table()                                              # doctest: +SKIP
 
     Args:
-        pipe: A pipeline, or a bare denoiser module (a step is then a forward call).
+        pipe: A pipeline, or a bare module: a denoiser, a language or a vision model (a step is then a forward
+            call).
         edits: One edit or several; those of one call compose by the stage of their actions and all choose
             their keys on the unedited call. An empty list changes nothing on the same path: the baseline.
         units: Names of the generated images, in order. Random draws are keyed by them, so the same unit gets
@@ -216,6 +218,7 @@ def intervene(
             lists keys.
         strict: False goes on where attention modules cannot be seen or a cache skips steps; what was not
             seen is then not edited.
+        tokenizer: Of a bare language model: gives its tokens their strings and tells its special marks.
 
     Yields:
         The receipt, filled while the pipeline runs.
@@ -246,7 +249,11 @@ def intervene(
     sites = [site for site in list_sites(pipe) if site.name in names] if several else list_sites(pipe)
     # Without an edit there is nothing that an unseen attention module could have missed.
     with Session(
-        pipe, [_Editor(plans, kept, numbers, receipt)], sites=sites, strict=strict and bool(several)
+        pipe,
+        [_Editor(plans, kept, numbers, receipt)],
+        sites=sites,
+        strict=strict and bool(several),
+        tokenizer=tokenizer,
     ):
         yield kept
     for plan in plans:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import SinkscopeError
 from ._call import AttentionCall, Run
+from ._packed import pack
 
 SDPA: frozenset[Any] = frozenset(
     {
@@ -43,8 +44,17 @@ def call_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, A
     }
 
 
-def issue(func: Any, call: AttentionCall, chain: Callable[[AttentionCall, Run], Tensor]) -> Tensor:
-    """Send a call through the handlers; `run` at the end of the chain calls `func`."""
+def issue(
+    func: Any, call: AttentionCall, chain: Callable[[AttentionCall, Run], Tensor], groups: int = 1
+) -> Tensor:
+    """Send a call through the handlers; `run` at the end of the chain calls `func`.
+
+    Args:
+        func: What the model called.
+        call: The call, heads unpacked.
+        chain: The handlers.
+        groups: Query heads per kv head that the model had packed into the query axis, see `_packed`.
+    """
     flat = call.q.dim() == 3
     if flat:
         call = _with_heads(call)
@@ -56,7 +66,12 @@ def issue(func: Any, call: AttentionCall, chain: Callable[[AttentionCall, Run], 
         restored = torch.autocast(device, dtype=torch.get_autocast_dtype(device)) if cast else nullcontext()
         with restored:
             # The kernel for three axes rounds differently from the one for four.
-            return _native(func, _without_heads(changed)).unsqueeze(1) if flat else _native(func, changed)
+            if flat:
+                return _native(func, _without_heads(changed)).unsqueeze(1)
+            packed = pack(changed, groups) if groups > 1 else None
+            if packed is None:
+                return _native(func, changed)
+            return _native(func, packed).reshape(*changed.q.shape[:3], -1)
 
     with torch.autocast(device, enabled=False) if cast else nullcontext():
         output = chain(call, run)
@@ -68,6 +83,8 @@ def issue(func: Any, call: AttentionCall, chain: Callable[[AttentionCall, Run], 
             "Return run(call) or a tensor like it."
         )
     output = output.to(dtype)
+    if groups > 1:
+        return output.reshape(output.shape[0], -1, groups, output.shape[3])
     return output.squeeze(1) if flat else output
 
 

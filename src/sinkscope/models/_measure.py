@@ -12,6 +12,9 @@ from sinkscope.attention import Measurement, allowed_keys, default_group, measur
 from sinkscope.errors import NonFiniteError, unknown
 from sinkscope.models._call import AttentionCall
 
+PADDING = "padding"
+"""Segment of queries that are padding."""
+
 
 def group_name(call: AttentionCall, name: str | None) -> str:
     """The query group `name` of this call; None means the image queries where the model has them, else all.
@@ -27,8 +30,14 @@ def group_name(call: AttentionCall, name: str | None) -> str:
 
 
 def group_queries(call: AttentionCall, name: str) -> Tensor | None:
-    """The queries of a group as the mask that `measure` takes; None for all."""
-    return None if name == "all" else call.query_segments[name]
+    """The queries of a group as the mask that `measure` takes; None for all.
+
+    Padding counts in no mean: a language model's padding attends, but nothing comes of it.
+    """
+    if name != "all":
+        return call.query_segments[name]
+    padding = call.query_segments.get(PADDING)
+    return None if padding is None else ~padding
 
 
 def open_keys(call: AttentionCall) -> Tensor:

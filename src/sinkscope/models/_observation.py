@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sinkscope.errors import NoMatchError, UsageError, unknown
+from sinkscope.models._growing import common_axis, places_on
 from sinkscope.models._roles import ROLE_COLUMNS, role_columns
 from sinkscope.models._seen import Seen, origin_columns
 from sinkscope.models._table import TOKEN_COLUMNS, Columns, site_name, stack
@@ -61,11 +62,12 @@ class Observation:
     def mass(
         self, layer: int | None = None, queries: str | None = None, *, site: str | None = None
     ) -> Tensor:
-        """Incoming mass `[step, row, head, key]`, float32; sums to one over keys.
+        """Incoming mass `[step, row, head, key]`, float32; sums to one over keys (NaN left out).
 
         The first axis follows `steps`, the second `rows`, the third the heads asked for. Rows that a step did
         not run (guidance switched off for part of the run) are NaN there. Of several evaluations of the model
-        within a step (Heun, skip-layer guidance) the first is returned; the tables hold all.
+        within a step (Heun, skip-layer guidance) the first is returned; the tables hold all. While a language
+        model generates its keys grow: key j is the same token in every step, NaN before it exists.
 
         Args:
             layer: Block number; may be left out when one layer was observed.
@@ -80,18 +82,15 @@ class Observation:
         chosen = self._select(layer, queries, site)
         if "mass" not in chosen[0].values:
             raise UsageError("Mass was not kept. Observe with keep=('mass', ...), which is the default.")
-        sizes = sorted({seen.values["mass"].shape[1:] for seen in chosen})
-        if len(sizes) > 1:
-            found = " and ".join(f"{heads} heads x {keys} keys" for heads, keys in sizes)
-            raise UsageError(
-                f"Got generations of different shape: {found}. Observe them in separate with blocks."
-            )
+        heads, count = common_axis(chosen)
         rows, steps = _rows(chosen), sorted({seen.step for seen in chosen})
-        result = torch.full((len(steps), len(rows), *sizes[0]), torch.nan)
+        result = torch.full((len(steps), len(rows), heads, count), torch.nan)
         for seen, ranks in _ranked(chosen):
+            places = places_on(seen, count)
             for index, row in enumerate(seen.rows):
                 if ranks[index] == 0:
-                    result[steps.index(seen.step), rows.index(row)] = seen.values["mass"][index]
+                    part = result[steps.index(seen.step), rows.index(row)]
+                    part[:, places] = seen.values["mass"][index]
         return result
 
     def sinks(self, keys_per_head: int = 1, *, queries: str | None = None) -> pd.DataFrame:

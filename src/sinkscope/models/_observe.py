@@ -118,6 +118,7 @@ def observe(
     keep: Collection[str] = KEEP,
     units: Sequence[str] | None = None,
     strict: bool = True,
+    tokenizer: Any = None,
 ) -> Iterator[Observation]:
     """Measure attention while the pipeline runs inside the `with` block.
 
@@ -130,7 +131,8 @@ def observe(
         torch.Size([20, 2, 3, 112])
 
     Args:
-        pipe: A pipeline, or a bare denoiser module (a step is then a forward call).
+        pipe: A pipeline, or a bare module: a denoiser, a language or a vision model (a step is then a forward
+            call).
         layers: Block numbers; None for all.
         sites: Glob over module paths.
         kind: `"joint"`, `"self"`, `"cross"`, `"temporal"` or `"all"`, where blocks hold several sites.
@@ -144,6 +146,7 @@ def observe(
         units: Names of the generated images, in order; running numbers if None.
         strict: False goes on where attention modules cannot be seen or a cache skips steps; what was not
             seen is then absent.
+        tokenizer: Of a bare language model: gives its tokens their strings and tells its special marks.
 
     Yields:
         The observation, filled while the pipeline runs.
@@ -167,7 +170,7 @@ def observe(
     recorder = _Recorder(
         seen, numbers, queries=_queries(queries), heads=names, steps=steps, keep=frozenset(keep)
     )
-    with Session(pipe, [recorder], sites=wanted, strict=strict):
+    with Session(pipe, [recorder], sites=wanted, strict=strict, tokenizer=tokenizer):
         yield seen
     recorder.steps.check()
     seen.check()

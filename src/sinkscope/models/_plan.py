@@ -14,7 +14,7 @@ from sinkscope.errors import NoMatchError
 from sinkscope.models._call import AttentionCall, Site
 from sinkscope.models._edit import Edit
 from sinkscope.models._matched import NoKeys, treatment
-from sinkscope.models._measure import group_name, group_queries, measure_call, open_keys
+from sinkscope.models._measure import PADDING, group_name, group_queries, measure_call, open_keys
 from sinkscope.models._scope import StepScope, check_heads
 from sinkscope.models._sites import resolve_sites
 from sinkscope.models._units import RowId, Units
@@ -108,7 +108,7 @@ class Plan:
         return ResolvedEdit(
             chosen,
             edit.action,
-            group_queries(call, group_name(call, edit.queries)),
+            None if edit.queries == "all" else group_queries(call, group_name(call, edit.queries)),
             force_path=self.empty_path,
             rows=torch.zeros(len(rows), dtype=torch.bool, device=index.device).index_fill(0, index, True),
             random=keyed_random(call, rows, units),
@@ -129,9 +129,13 @@ class Plan:
         return found.new_zeros(len(rows), *found.shape[1:]).index_copy(0, index, found)
 
     def scope_rows(self, call: AttentionCall) -> list[int]:
-        """Rows of the branch the edit is limited to."""
-        branch = self.edit.branch
-        return [row for row, info in enumerate(call.rows) if branch in ("both", info.branch)]
+        """Rows of the branch the edit is limited to; not those whose queries are all padding, such as texts
+        of a batch that have ended."""
+        branch, padding = self.edit.branch, call.query_segments.get(PADDING)
+        idle = [False] * len(call.rows) if padding is None else padding.all(-1).tolist()
+        return [
+            row for row, info in enumerate(call.rows) if branch in ("both", info.branch) and not idle[row]
+        ]
 
     def _context(
         self, call: AttentionCall, rows: tuple[RowId, ...], units: Units, mass: CallMass, index: Tensor

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sinkscope.attention import Measurement
 from sinkscope.models._call import AttentionCall
+from sinkscope.models._measure import PADDING
 from sinkscope.models._seen import Seen, origin_columns
 from sinkscope.models._table import KIND_COLUMNS, Column, Columns
 from sinkscope.models._units import Units
@@ -30,7 +31,7 @@ TAKEOVER_COLUMNS = (*KIND_COLUMNS, "edited", "removed", "gain", "mass_before", "
 
 def query_streams(call: AttentionCall) -> list[str]:
     """The streams of queries of a call, each a query group; "all" where none is known."""
-    return list(call.query_segments) or ["all"]
+    return [name for name in call.query_segments if name != PADDING] or ["all"]
 
 
 def role_values(

@@ -31,15 +31,17 @@ from ..errors import SessionError
 from ._call import AttentionCall, Handler, Run, Site, Token
 from ._checkpoint import rerun_in
 from ._coverage import SOFTMAX, uncovered
-from ._denoiser import clean, denoisers, looks_like_attention, unwrap
+from ._denoiser import clean, denoisers, looks_like_attention, opened, unwrap
 from ._frames import Frame, Frames
 from ._issue import SDPA, call_arguments, issue
 from ._layout import Layout
 from ._multihead import run_multihead
+from ._packed import packed_groups, unpack
 from ._patch import force_eager, wrap
 from ._preflight import preflight
 from ._prompts import PromptBook
 from ._quiet import is_quiet
+from ._reader import Reader, readers_of
 from ._sites import list_sites, prefix, resolve_sites
 from ._tracker import Evaluation, Tracker
 
@@ -69,6 +71,7 @@ class Session:
             sequence looks at nothing but keeps the audit.
         sites: Which calls handlers see: a glob, or sites from `resolve_sites` (matched by module name). None
         for all. strict: Raise when an attention module ran although its softmax could not be seen.
+        tokenizer: Gives the tokens of a bare language model their strings.
 
     Raises:
         UnsupportedAttentionError: on entry or after a forward pass, when softmax attention would be missed.
@@ -86,7 +89,9 @@ class Session:
         *,
         sites: str | Iterable[Site] | None = None,
         strict: bool = True,
+        tokenizer: Any = None,
     ) -> None:
+        pipe, own = opened(pipe)
         self.pipe = pipe
         self.roots = denoisers(pipe)
         self.handlers: tuple[Handler, ...] = (
@@ -103,6 +108,7 @@ class Session:
         self.book = PromptBook(pipe)
         self.layout = Layout(pipe, self.roots)
         self.tracker = Tracker(pipe, self.roots)
+        self.readers = readers_of(pipe, self.roots, own if tokenizer is None else tokenizer)
         self._known: dict[tuple[str, int, int], Site] = {}
         self._stack = ExitStack()
 
@@ -142,6 +148,8 @@ class Session:
         stack.callback(self._forget_thread)
         self.tracker.install(stack)
         self.book.install(stack)
+        for reader in self.readers.values():
+            reader.install(stack)
         for part, root in self.roots.items():
             self._hook(stack, root, prefix(part, self.roots), part)
         stack.enter_context(self.mode)
@@ -183,7 +191,7 @@ class Session:
         start = prefix(part, self.roots)
         frames.evaluation = self.tracker.begin(part, root, args, kwargs, self.book.seal())
         if self.handlers:
-            self.layout.prepare(frames.evaluation, args, kwargs, start)
+            self._layout(part).prepare(frames.evaluation, args, kwargs, start)
         frames.push(start.removesuffix("."), looks_like_attention(root), root)
 
     def _leave_root(self, part: str, root: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -196,6 +204,9 @@ class Session:
         frames.start()
         if self.strict:
             uncovered([frame for frame in missed if self._covers(frame.name)], self.sites)
+
+    def _layout(self, part: str) -> Layout | Reader:
+        return self.readers.get(part, self.layout)
 
     def _enter_module(self, name: str, attention: bool, module: nn.Module, args: tuple[Any, ...]) -> None:
         frames = self.local_frames()
@@ -230,8 +241,11 @@ class Session:
         if not frames.recompute:
             self.calls += 1
         arguments = call_arguments(args, kwargs)
+        groups = packed_groups(frame.module, arguments)
+        if groups > 1:
+            arguments = unpack(arguments, groups)
         call = self._describe(self._site(frame, index, arguments["q"]), frames, arguments)
-        return issue(func, call, functools.partial(self._chain, 0))
+        return issue(func, call, functools.partial(self._chain, 0), groups)
 
     def _chain(self, position: int, call: AttentionCall, run: Run) -> Tensor:
         if position == len(self.handlers):
@@ -260,7 +274,7 @@ class Session:
             recompute=frames.recompute,
         )
         call = call.replace(rows=evaluation.rows_for(call))
-        return self.layout.describe(call, evaluation)
+        return self._layout(evaluation.part).describe(call, evaluation)
 
     def tokens_for(self, call: AttentionCall) -> tuple[tuple[Token, ...], ...]:
         """Identities of the keys of a call, one tuple per row, one `Token` per key in key order."""

@@ -12,7 +12,9 @@ from torch import nn
 from ..errors import NoMatchError, UsageError, unknown
 from ._call import Kind, Site
 from ._denoiser import attention_modules, denoisers
+from ._towers import beside_the_stack, key_segments
 from .families import Family, family_of
+from .families.language import READ_OFF
 
 _BESIDE_THE_STACK = re.compile(r"refiner|pooler|embed")
 _HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads")
@@ -48,7 +50,7 @@ def _sites_of(root: nn.Module, start: str) -> list[Site]:
     found = []
     for name in names:
         kind = (family.kind(name) if family else None) or _guess_kind(name, modules[name])
-        segments = _key_segments(kind, family)
+        segments = key_segments(root, name, kind) if family is READ_OFF else _key_segments(kind, family)
         found.append(Site(start + name, layers[name], kind, _heads(modules[name]), segments))
     return found
 
@@ -63,7 +65,10 @@ def _layers(root: nn.Module, names: list[str], family: Family | None) -> dict[st
     layers: dict[str, int | None] = {}
     for name in names:
         top = name.split(".", 1)[0]
-        inside = top in family.stacks if family else not _BESIDE_THE_STACK.search(name)
+        if family is READ_OFF:
+            inside = not beside_the_stack(root, name)
+        else:
+            inside = top in family.stacks if family else not _BESIDE_THE_STACK.search(name)
         layers[name] = blocks.setdefault(_block(root, name), len(blocks)) if inside else None
     return layers
 

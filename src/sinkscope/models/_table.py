@@ -74,7 +74,9 @@ class Tokens:
 
     def of(self, call: AttentionCall, rows: tuple[RowId, ...]) -> tuple[TokenTable, ...]:
         """One table per row of the call."""
-        signature = (call.generation, call.site.kind, tuple(call.key_segments), call.k.shape[2], rows)
+        # Each call of a bare module may be given other inputs of the same size.
+        bare = call.evaluation if call.step_count is None else None
+        signature = (call.generation, bare, call.site.kind, tuple(call.key_segments), call.k.shape[2], rows)
         if signature not in self._known:
             self._known[signature] = tuple(TokenTable(tokens) for tokens in call.tokens())
         return self._known[signature]

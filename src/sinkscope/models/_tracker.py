@@ -1,9 +1,10 @@
 """When a call happens: generation, step, timestep, and which side of guidance each batch row is.
 
 Steps are counted by completed `scheduler.step` calls, because timesteps repeat (Heun) and skip-layer or
-two-call guidance runs the denoiser several times per step. With a bare module a step is a forward call. Sides
-of guidance come, in this order, from what the pipeline announces (`cache_context`), from which rows of the
-denoiser's input equal which output of `encode_prompt`, and from the order the family is known to use.
+two-call guidance runs the denoiser several times per step. With a bare module a step is a forward call,
+counted from the start of each `generate` of a language model. Sides of guidance come, in this order, from
+what the pipeline announces (`cache_context`), from which rows of the denoiser's input equal which output of
+`encode_prompt`, and from the order the family is known to use.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ class Tracker:
         self._thread = threading.get_ident()
         stack.callback(self._release_all)
         if self.bare:
+            for root in self.roots.values():
+                if callable(getattr(root, "generate", None)):
+                    stack.callback(wrap(root, "generate", self._on_generate))
             return
         self._follow_scheduler()
         for root in self.roots.values():
@@ -110,6 +114,11 @@ class Tracker:
     def _on_announcement(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._here():
             self.announced = str(args[0] if args else kwargs.get("name"))
+        return call_next(*args, **kwargs)
+
+    def _on_generate(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._here():
+            self._new_generation()
         return call_next(*args, **kwargs)
 
     def _on_step(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
