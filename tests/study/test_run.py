@@ -15,7 +15,7 @@ from PIL import Image
 from tests.study.small import ARMS, TEXTS, results, tiny_study
 from tests.tiny import tiny_sd3
 
-import sinkscope.study._generate as generating
+import sinkscope.study._pipeline as painting
 import sinkscope.study._record as recording
 import sinkscope.study._run as running
 from sinkscope.attention import TopMass
@@ -33,20 +33,20 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a finished run must not touch the model")
 
     monkeypatch.setattr(running, "_load", refuse)
-    monkeypatch.setattr(generating, "paint", refuse)
+    monkeypatch.setattr(painting, "paint", refuse)
 
 
 @pytest.fixture
 def painted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The units of every batch that is generated during the test."""
     seen: list[list[str]] = []
-    paint = generating.paint
+    paint = painting.paint
 
     def watch(pipe: Any, study: Study, units: Any, *rest: Any) -> list[Image.Image]:
         seen.append([unit.id for unit in units])
         return paint(pipe, study, units, *rest)
 
-    monkeypatch.setattr(generating, "paint", watch)
+    monkeypatch.setattr(painting, "paint", watch)
     return seen
 
 
@@ -143,13 +143,13 @@ def test_an_interrupted_run_continues_to_the_same_bits(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: Callable[..., Run]
 ) -> None:
     """Ctrl-C at the fifth write of the seventh task, then once more while merging."""
-    write, calls = generating.Store.save_task, []
+    write, calls = Store.save_task, []
 
-    def interrupt(self: Store, task: Any, images: Any, tables: Any) -> None:
+    def interrupt(self: Store, task: Any, images: Any, tables: Any, how: Any) -> None:
         calls.append(task)
         if len(calls) == 7:
-            write(self, task, images[:1], {})
-        write(self, task, images, tables)
+            write(self, task, images[:1], {}, how)
+        write(self, task, images, tables, how)
 
     monkeypatch.setattr(Store, "save_task", interrupt)
     with pytest.raises(ValueError, match="zip"):

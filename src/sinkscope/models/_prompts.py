@@ -54,6 +54,22 @@ class Prompts:
         """Rows of the prompt embeddings: prompts times images per prompt."""
         return 0 if self.positive is None else len(self.positive)
 
+    @property
+    def negated(self) -> bool:
+        """Whether a negative prompt was encoded as well."""
+        return any(len(calls) > 1 for calls in self.ids.values())
+
+    def sides(self, inputs: dict[str, Any], count: int) -> list[Branch] | None:
+        """Side of each of `count` rows of the denoiser's input, told by the embedding it equals; None if some
+        row equals neither or both."""
+        for value in inputs.values():
+            if not isinstance(value, (Tensor, list)) or len(value) != count or self.positive is None:
+                continue
+            hits = [[_among(row, side) for side in (self.positive, self.negative)] for row in value]
+            if hits and all(sum(hit) == 1 for hit in hits):
+                return ["cond" if hit[0] else "uncond" for hit in hits]
+        return None
+
     def side(self, inputs: dict[str, Any], rows: slice) -> Branch | None:
         """Which side's embeddings some rows of the denoiser's input equal; None if neither or both."""
         for value in inputs.values():
@@ -68,6 +84,13 @@ class Prompts:
         """Ids an encoder was given for one side of guidance."""
         calls, index = self.ids.get(encoder, []), int(branch == "uncond")
         return calls[index] if index < len(calls) else None
+
+
+def _among(row: Any, side: Any) -> bool:
+    """Whether one row's embedding is one of a side's."""
+    if not isinstance(row, Tensor) or row.dim() != 2 or side is None:
+        return False
+    return any(_equal(row, other) for other in side)
 
 
 def _equal(value: Tensor, other: Any) -> bool:
@@ -172,8 +195,9 @@ def encoder_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor
     ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
     if not isinstance(ids, Tensor) or ids.dim() != 2:
         return None
-    fits = isinstance(mask, Tensor) and mask.shape == ids.shape
-    return ids.detach().cpu(), mask.detach().to("cpu", torch.bool) if fits else None
+    if isinstance(mask, Tensor) and mask.shape == ids.shape:
+        return ids.detach().cpu(), mask.detach().to("cpu", torch.bool)
+    return ids.detach().cpu(), None
 
 
 def _written(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -184,7 +208,8 @@ def _written(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[A
         return []
     values = [value for name, value in given.items() if _TEXTS.fullmatch(name)]
     return [
-        value
+        # Some pipelines write their templates into the lists they are given.
+        list(value) if isinstance(value, (list, tuple)) else value
         for value in values
         if isinstance(value, str)
         or (isinstance(value, (list, tuple)) and value and all(isinstance(text, str) for text in value))

@@ -1,26 +1,31 @@
 """The first stage: images and attention tables of every task that is not finished.
 
 Every arm, the baseline included, runs inside `intervene`; the baseline's list of edits is empty. What is
-recorded of the attention is read beside it and changes no bit of the images.
+recorded of the attention is read beside it and changes no bit of the images. What arms share (`_sharing.py`)
+and how prompts are encoded (`_encodings.py`) changes none either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import groupby
 from typing import Any
 
-import pandas as pd
 import torch
 
 from sinkscope.errors import SinkscopeError
-from sinkscope.models import intervene, observe
+from sinkscope.study._encodings import Encodings
+from sinkscope.study._memory import is_out_of_memory, release
+from sinkscope.study._painting import Done, Painter, chunks
 from sinkscope.study._pipeline import paint
-from sinkscope.study._plan import Plan, Task
+from sinkscope.study._plan import Batch, Plan, Task
 from sinkscope.study._progress import Meter
 from sinkscope.study._scheduler import sampler
+from sinkscope.study._sharing import Sharing, halved
 from sinkscope.study._store import Store
 from sinkscope.study._study import Study
+from sinkscope.study._writer import Writer
 
 
 def unfinished(store: Store, plan: Plan) -> list[Task]:
@@ -36,6 +41,8 @@ def generate(
     *,
     todo: Sequence[Task],
     watch: Mapping[str, Any] | None,
+    shared: Sharing,
+    weights: Mapping[str, str],
     show: bool,
 ) -> None:
     """Run every task of `todo`.
@@ -47,76 +54,114 @@ def generate(
         pipe: The pipeline.
         todo: Tasks to run, as from `unfinished`.
         watch: The resolved observation (`resolve()["observe"]`), or None.
+        shared: What arms take from each other.
+        weights: Hash of each network's weights, by component name.
         show: Show progress.
 
     Raises:
         SinkscopeError: With the arm and batch it happened in; all finished tasks are kept.
     """
     missing = sum(len(task.batch.units) for task in todo)
-    watched = watched_units(plan, watch)
-    with Meter("generate", plan.images, plan.images - missing, show=show) as meter:
-        for task in todo:
-            try:
-                images, tables = run_task(study, task, pipe, watch=watch, watched=watched)
-            except torch.OutOfMemoryError as error:
-                raise SinkscopeError(
-                    f"Out of memory in arm {task.arm!r} with {len(task.batch.units)} units per batch. Start "
-                    "in a new "
-                    f"folder with a smaller batch. {meter.done} images are kept."
-                ) from error
-            except SinkscopeError as error:
-                error.add_note(
-                    f"In arm {task.arm!r}, batch {task.batch.index}. {meter.done} images are kept."
-                )
-                raise
-            store.save_task(task, images, tables)
-            meter.advance(len(images))
+    encodings = Encodings(store.folder / "shards" / "encodings", pipe, weights)
+    painter = Painter(study, pipe, watch, plan, shared)
+    with (
+        encodings.installed(),
+        Meter("generate", plan.images, plan.images - missing, show=show) as meter,
+        Writer() as writer,
+    ):
+        _leave(encodings, study, plan, pipe, todo)
+        for _, group in groupby(todo, key=lambda task: task.batch.index):
+            tasks = list(group)
+            _batch(store, plan, painter, tasks, meter, writer)
+        writer.drain()
+    encodings.forget()
 
 
-def watched_units(plan: Plan, watch: Mapping[str, Any] | None) -> frozenset[str]:
-    """Ids of the units whose attention is recorded."""
-    if watch is None:
-        return frozenset()
-    return frozenset(unit.id for unit in plan.units[: watch["units"]])
+def _batch(
+    store: Store, plan: Plan, painter: Painter, tasks: list[Task], meter: Meter, writer: Writer
+) -> None:
+    """Run the missing tasks of one batch, with fewer units at once where memory does not suffice."""
+    batch = tasks[0].batch
+    size = min(chunk_of(store, plan, batch), len(batch.units))
+    while True:
+        failed = _attempt(store, painter, tasks, size, meter, writer)
+        if failed is None:
+            return
+        release()
+        if size == 1:
+            raise SinkscopeError(
+                f"Out of memory in arm {failed!r} with one unit at a time. Use a smaller image size, half "
+                f"precision, or a device with more memory. {meter.done} images are kept."
+            )
+        meter.note(
+            f"note: out of memory in arm {failed!r} with {size} units at once; batch {batch.index} starts "
+            f"again with {(size + 1) // 2}, in every arm"
+        )
+        size = (size + 1) // 2
+        # Arms differ by their edit alone only if all of them see batches of one shape.
+        tasks = [Task(batch, arm) for arm in plan.arms]
+        for task in tasks:
+            if store.forget(task):
+                meter.advance(-len(batch.units))
 
 
-def run_task(
-    study: Study, task: Task, pipe: Any, *, watch: Mapping[str, Any] | None, watched: frozenset[str]
-) -> tuple[list[Any], dict[str, pd.DataFrame]]:
-    """Generate one batch in one arm; returns its images and its tables."""
-    units = [unit.id for unit in task.batch.units]
-    edits = study.edits(task.arm)
-    inside = watch is not None and not watched.isdisjoint(units)
-    looking = inside and watch is not None and task.arm in watch["arms"]
-    treated = any(edit.control_info is None for edit in edits)
-    replaced = watch["replacements"] if inside and treated and watch is not None else 0
-    with ExitStack() as stack:
-        mode: Any = "full" if replaced else True
-        # Before anything listens to the scheduler.
-        stack.enter_context(sampler(pipe, study.sampling(task.arm)["scheduler"]))
-        receipt = stack.enter_context(intervene(pipe, list(edits), units=units, receipt=mode))
-        seen = stack.enter_context(_watch(pipe, watch, units)) if looking and watch is not None else None
-        images = paint(pipe, study, task.batch.units, task.arm)
-    tables: dict[str, pd.DataFrame] = {}
-    if edits:
-        tables["receipts"] = _labelled(receipt.table(), task.arm)
-    if replaced:
-        tables["replacements"] = _of_units(receipt.replacements(replaced), watched, task.arm)
-        tables["takeover"] = _of_units(receipt.takeover(), watched, task.arm)
-    if seen is not None and watch is not None:
-        tables["traces"] = _of_units(seen.sinks(keys_per_head=watch["keys_per_head"]), watched, task.arm)
-        tables["summary"] = _of_units(seen.summary(), watched, task.arm)
-        tables["roles"] = _of_units(seen.roles(), watched, task.arm)
-    return images, tables
+def _attempt(
+    store: Store, painter: Painter, tasks: Sequence[Task], size: int, meter: Meter, writer: Writer
+) -> str | None:
+    """Run tasks of one batch, `size` units at once; returns the arm that memory did not suffice for."""
+    batch = tasks[0].batch
+    painting = painter.batch(batch, [task.arm for task in tasks], size)
+    while True:
+        try:
+            done = next(painting, None)
+        except Exception as error:
+            writer.drain()
+            arm = painter.arm
+            if is_out_of_memory(error):
+                return arm
+            if isinstance(error, SinkscopeError):
+                error.add_note(f"In arm {arm!r}, batch {batch.index}. {meter.done} images are kept.")
+            raise
+        if done is None:
+            return None
+        writer.put(_saving(store, done, size, meter))
 
 
-def _watch(pipe: Any, watch: Mapping[str, Any], units: list[str]) -> Any:
-    return observe(pipe, watch["layers"], kind=watch["kind"], units=units)
+def _saving(store: Store, done: Done, size: int, meter: Meter) -> Callable[[], None]:
+    how: dict[str, Any] = {} if done.same_as is None else {"same_as": done.same_as}
+    if size < len(done.task.batch.units):
+        how["chunk"] = size
+
+    def save() -> None:
+        store.save_task(done.task, done.images, done.tables, how)
+        meter.advance(len(done.images))
+
+    return save
 
 
-def _of_units(frame: pd.DataFrame, watched: frozenset[str], arm: str) -> pd.DataFrame:
-    return _labelled(frame[frame["unit"].isin(watched)].reset_index(drop=True), arm)
+def chunk_of(store: Store, plan: Plan, batch: Batch) -> int:
+    """How many units of a batch to run at once: as its finished arms did, else as memory sufficed before."""
+    here = [store.marker(Task(batch, arm)) for arm in plan.arms]
+    finished = [marker for marker in here if marker is not None]
+    if finished:
+        return min(int(marker.get("chunk", plan.batch_size)) for marker in finished)
+    return min([plan.batch_size, *halved(store, plan).values()])
 
 
-def _labelled(frame: pd.DataFrame, arm: str) -> pd.DataFrame:
-    return frame.assign(arm=arm)
+def _leave(encodings: Encodings, study: Study, plan: Plan, pipe: Any, todo: Sequence[Task]) -> None:
+    """On a GPU encode every prompt first and take the text encoders off the device."""
+    if not encodings.possible or not encoders_leave(pipe):
+        return
+    # Guidance decides whether negative prompts are encoded; the rest of the sampling does not matter here.
+    kinds = {str(study.sampling(task.arm)["guidance"]): task.arm for task in todo}
+    for arm in kinds.values():
+        for batch in dict.fromkeys(task.batch for task in todo):
+            for units in chunks(batch.units, plan.batch_size):
+                with sampler(pipe, study.sampling(arm)["scheduler"]):
+                    encodings.fill(partial(paint, pipe, study, units, arm))
+    encodings.park()
+
+
+def encoders_leave(pipe: Any) -> bool:
+    """Whether the text encoders take memory that the denoiser could use."""
+    return torch.device(pipe.device).type != "cpu"

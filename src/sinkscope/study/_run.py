@@ -284,6 +284,7 @@ def _complete(
     """Do what is missing of the first stage; returns the record of the run."""
     from sinkscope.study import _generate, _resolve
     from sinkscope.study._pipeline import check_call
+    from sinkscope.study._sharing import Sharing, sharing
 
     if record is not None:
         plan = make_plan(study, prompts, record["resolved"]["batch"])
@@ -296,15 +297,19 @@ def _complete(
     weights = _record.weight_hashes(pipe)
     if record is None:
         _resolve.check_edits(pipe, study)
-        record = _record.new_record(study, prompts, _resolve.resolve(pipe, study), weights)
+        resolved = _resolve.resolve(pipe, study)
+        shared = sharing(study, resolved["observe"], pipe)
+        record = _record.new_record(study, prompts, resolved, weights) | {"shared": shared.to_dict()}
         store.write_record(record)
         plan = make_plan(study, prompts, record["resolved"]["batch"])
         todo = _generate.unfinished(store, plan)
     else:
         _record.refuse_other_model(store.folder, record, weights, _device(pipe))
         record = _continued(store, record, show=progress)
-    watch = record["resolved"]["observe"]
-    _generate.generate(store, study, plan, pipe, todo=todo, watch=watch, show=progress)
+    watch, shared = record["resolved"]["observe"], Sharing.recorded(record)
+    _generate.generate(
+        store, study, plan, pipe, todo=todo, watch=watch, shared=shared, weights=weights, show=progress
+    )
     return record
 
 
@@ -331,7 +336,10 @@ def _finish(
     """
     from sinkscope.study._score import left_out_error, score
     from sinkscope.study._scorer import jsonable
+    from sinkscope.study._sharing import outcome
 
+    if "shared" in record:
+        record = {**record, "shared": outcome(store, plan, record)}
     names, options = list(record["metrics"]), record.get("metric_options", {})
     everything = _record.recorded_study(record)
     scored = score(

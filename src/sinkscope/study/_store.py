@@ -2,10 +2,11 @@
 
 ```
 study.yaml                      settings as resolved, versions, hashes, seeds, prompts
-units/<arm>/<unit>.png          images, lossless; .safetensors where units are arrays
+units/<arm>/<unit>.png          images, lossless
 traces.parquet summary.parquet roles.parquet receipts.parquet replacements.parquet takeover.parquet
 scores.parquet effects.parquet dose.parquet report.html
 shards/<batch>/<arm>/           the same tables per task; done.json: SHA-256 of all the task wrote
+shards/encodings/               outputs of the text encoders, while the study generates
 shards/scores/                  scores per metric, arm and chunk of units
 shards/tables.json              SHA-256 of the merged tables
 ```
@@ -21,6 +22,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import filelock
@@ -28,7 +30,7 @@ import pandas as pd
 from PIL import Image
 
 from sinkscope.errors import StoreError
-from sinkscope.study import _files, _outputs
+from sinkscope.study import _files
 from sinkscope.study._plan import Plan, Task
 
 RECORD = "study.yaml"
@@ -50,7 +52,6 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._kind: str | None = None
 
     @property
     def record_path(self) -> Path:
@@ -115,37 +116,45 @@ class Store:
         """Write `study.yaml`."""
         _files.write_yaml(self.record_path, record)
 
-    @property
-    def kind(self) -> str:
-        """What units give, as `study.yaml` says: "image" or "arrays"."""
-        if self._kind is None:
-            record = self.record()
-            if record is None:
-                return _outputs.IMAGE
-            self._kind = str((record.get("resolved") or {}).get("output", _outputs.IMAGE))
-        return self._kind
-
     def image_path(self, arm: str, unit: str) -> Path:
-        """Where the image (or the arrays) of a unit in an arm is."""
-        return self.folder / "units" / arm / f"{unit}{_outputs.SUFFIX[self.kind]}"
+        """Where the image of a unit in an arm is."""
+        return self.folder / "units" / arm / f"{unit}.png"
 
     def shard(self, task: Task) -> Path:
         """The folder of a task's tables and its `done.json`."""
         return self.folder / "shards" / task.batch.name / task.arm
 
     def save_task(
-        self, task: Task, images: Sequence[Image.Image], tables: Mapping[str, pd.DataFrame]
+        self,
+        task: Task,
+        images: Sequence[Image.Image],
+        tables: Mapping[str, pd.DataFrame],
+        how: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Write everything one task made; the last write marks it finished."""
-        done: dict[str, dict[str, str]] = {"images": {}, "tables": {}}
+        """Write everything one task made; the last write marks it finished.
+
+        Args:
+            task: The batch and the arm.
+            images: One per unit.
+            tables: Its tables by name.
+            how: What was special: `same_as` (the arm whose images these are), `chunk` (units at once, where
+                the batch did not fit into memory).
+        """
+        done: dict[str, Any] = {"images": {}, "tables": {}, **how}
         for unit, image in zip(task.batch.units, images, strict=True):
             path = self.image_path(task.arm, unit.id)
-            done["images"][unit.id] = _files.write_bytes(path, _outputs.to_bytes(image))
+            done["images"][unit.id] = _files.write_bytes(path, _files.image_bytes(image))
         for name, frame in tables.items():
             done["tables"][name] = _files.write_table(self.shard(task) / f"{name}.parquet", frame)
         _files.write_bytes(self.shard(task) / "done.json", json.dumps(done, indent=1).encode())
 
-    def marker(self, task: Task) -> dict[str, dict[str, str]] | None:
+    def forget(self, task: Task) -> bool:
+        """Take back that a task is finished; returns whether it was."""
+        was = self.marker(task) is not None
+        (self.shard(task) / "done.json").unlink(missing_ok=True)
+        return was
+
+    def marker(self, task: Task) -> dict[str, Any] | None:
         """What a task wrote, by its `done.json`; None where there is no readable one."""
         path = self.shard(task) / "done.json"
         if not path.is_file():
@@ -154,7 +163,7 @@ class Store:
             data = json.loads(_files.read_bytes(path))
         except ValueError:
             return None
-        whole = isinstance(data, dict) and set(data) == {"images", "tables"}
+        whole = isinstance(data, dict) and {"images", "tables"} <= set(data)
         return data if whole and set(data["images"]) == {unit.id for unit in task.batch.units} else None
 
     def is_done(self, task: Task) -> bool:

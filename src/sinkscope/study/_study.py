@@ -23,7 +23,7 @@ from sinkscope.study._files import canonical, digest, dump_yaml, read_yaml
 from sinkscope.study._observe_plan import ObservePlan
 
 ANALYSIS_FIELDS = ("metrics", "metric_options", "margins", "equivalence", "level", "draws", "name")
-LEFT_OUT = ("prompt_seed", "prompt_tasks", "prompt_order", "noise_base", "equivalence")
+LEFT_OUT = ("prompt_seed", "prompt_tasks", "prompt_order", "noise_base", "equivalence", "null_arms")
 """Fields that `to_dict` leaves out at their default, so that studies without them keep their hash."""
 BASELINE = "baseline"
 NO_TASK = "prompt"
@@ -81,6 +81,9 @@ class Study:
     """Pixels. None: what the pipeline does by itself."""
     batch: int | None = None
     """Units per batch. None: chosen from the model's size and device, and recorded."""
+    null_arms: str = "compare"
+    """Null arms. "compare": every attention call of the unedited arm is asked whether the null edit would
+    change a bit, and the arm is generated only where it would. "full": it is generated always."""
     observe: ObservePlan | None = field(default_factory=ObservePlan)
     """What to record of the attention. None: nothing."""
     margins: Mapping[str, float | Literal["seed"]] = field(default_factory=dict)

@@ -32,6 +32,8 @@ def check(study: Study) -> None:
     check_arms(study)
     _observed(study)
     _selection(study)
+    if study.null_arms not in ("compare", "full"):
+        raise unknown("null_arms", study.null_arms, ("compare", "full"))
     if isinstance(study.prompts, str):
         _text("prompts", study.prompts)
     else:
