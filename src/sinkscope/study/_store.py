@@ -2,7 +2,7 @@
 
 ```
 study.yaml                      settings as resolved, versions, hashes, seeds, prompts
-units/<arm>/<unit>.png          images, lossless
+units/<arm>/<unit>.png          images, lossless; .safetensors where units are arrays
 traces.parquet summary.parquet roles.parquet receipts.parquet replacements.parquet takeover.parquet
 scores.parquet effects.parquet dose.parquet report.html
 shards/<batch>/<arm>/           the same tables per task; done.json: SHA-256 of all the task wrote
@@ -30,7 +30,7 @@ import pandas as pd
 from PIL import Image
 
 from sinkscope.errors import StoreError
-from sinkscope.study import _files
+from sinkscope.study import _files, _outputs
 from sinkscope.study._plan import Plan, Task
 
 RECORD = "study.yaml"
@@ -52,6 +52,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._kind: str | None = None
 
     @property
     def record_path(self) -> Path:
@@ -116,9 +117,19 @@ class Store:
         """Write `study.yaml`."""
         _files.write_yaml(self.record_path, record)
 
+    @property
+    def kind(self) -> str:
+        """What units give, as `study.yaml` says: "image" or "arrays"."""
+        if self._kind is None:
+            record = self.record()
+            if record is None:
+                return _outputs.IMAGE
+            self._kind = str((record.get("resolved") or {}).get("output", _outputs.IMAGE))
+        return self._kind
+
     def image_path(self, arm: str, unit: str) -> Path:
-        """Where the image of a unit in an arm is."""
-        return self.folder / "units" / arm / f"{unit}.png"
+        """Where the image (or the arrays) of a unit in an arm is."""
+        return self.folder / "units" / arm / f"{unit}{_outputs.SUFFIX[self.kind]}"
 
     def shard(self, task: Task) -> Path:
         """The folder of a task's tables and its `done.json`."""
@@ -143,7 +154,7 @@ class Store:
         done: dict[str, Any] = {"images": {}, "tables": {}, **how}
         for unit, image in zip(task.batch.units, images, strict=True):
             path = self.image_path(task.arm, unit.id)
-            done["images"][unit.id] = _files.write_bytes(path, _files.image_bytes(image))
+            done["images"][unit.id] = _files.write_bytes(path, _outputs.to_bytes(image))
         for name, frame in tables.items():
             done["tables"][name] = _files.write_table(self.shard(task) / f"{name}.parquet", frame)
         _files.write_bytes(self.shard(task) / "done.json", json.dumps(done, indent=1).encode())
