@@ -41,6 +41,11 @@ def rows(calls: Sequence[AttentionCall]) -> list[tuple[str, int]]:
     return [side for side, _ in groupby((info.branch, info.unit) for info in first)]
 
 
+def first_step(calls: Sequence[AttentionCall]) -> list[list[tuple[str, int]]]:
+    """Rows of the forward passes of the first step."""
+    return [rows(some) for some in evaluations([call for call in calls if call.step == 0])]
+
+
 def differ(one: AttentionCall, other: AttentionCall) -> bool:
     return not all(torch.equal(getattr(one, name), getattr(other, name)) for name in "qkv")
 
@@ -184,7 +189,7 @@ def test_steps_under_other_schedulers(specimen: Specimen, name: str) -> None:
 @every(lambda s: s.two and s.whole)
 def test_branches_of_a_batch_of_two(specimen: Specimen) -> None:
     assert specimen.two is not None
-    seen = [rows(some) for some in evaluations(record(specimen, **specimen.two, **short(specimen)))]
+    seen = first_step(record(specimen, **specimen.two, **short(specimen)))
     first, second = specimen.order
     if specimen.guidance == "one batch":
         assert seen == [[(first, 0), (first, 1), (second, 0), (second, 1)]]
@@ -197,7 +202,7 @@ def test_branches_of_a_batch_of_two(specimen: Specimen) -> None:
 @every(lambda s: s.off and s.whole)
 def test_branches_without_guidance(specimen: Specimen) -> None:
     assert specimen.off is not None
-    seen = [rows(some) for some in evaluations(record(specimen, **specimen.off, **short(specimen)))]
+    seen = first_step(record(specimen, **specimen.off, **short(specimen)))
     assert seen == [[("none", 0), ("none", 1)]]
 
 
@@ -207,8 +212,9 @@ def test_guided_rows_are_those_the_condition_changes(specimen: Specimen) -> None
     assert specimen.other is not None
     one, other = (record(specimen, **changes, **short(specimen)) for changes in ({}, specimen.other))
     sides = set()
+    layers = [call.site.layer for call in one if "text" in call.key_segments and call.site.layer is not None]
     for a, b in zip(one, other, strict=True):
-        if a.site.layer == 0 and "text" in a.key_segments:
+        if a.step == 0 and a.site.layer == min(layers) and "text" in a.key_segments:
             changed = [not torch.equal(a.k[info.row], b.k[info.row]) for info in a.rows]
             assert changed == [info.branch != "uncond" for info in a.rows]
             sides |= {info.branch for info in a.rows}
@@ -284,14 +290,15 @@ def _compare(specimen: Specimen, tokens: Sequence[str | None], segments: dict[st
     """Each token the probe names lies in the segment of that name, and no other stream's."""
     assert specimen.mixed or None not in tokens
     # Padding that a model learned is a register to the probe: no input reaches it.
-    streams = {"image", "video", "text", "register", *specimen.names.values()}
+    streams = {"image", "video", "text", "register", *specimen.names.values(), *specimen.finer}
     for position, token in enumerate(tokens):
         inside = {name for name, mask in segments.items() if mask[position]}
         if token == "register" and specimen.names.get(token) is None:
             assert inside & {"register", "padding"}
             assert not inside & (streams - {"register"})
         elif token is not None:
-            assert inside & streams == {specimen.names.get(token, token)}
+            part = {fine for fine, stream in specimen.finer.items() if stream == token} & inside
+            assert inside & streams == (part or {specimen.names.get(token, token)})
 
 
 def _prefix(specimen: Specimen, root: Any) -> str:
@@ -322,10 +329,12 @@ def test_the_segments_are_those_declared(specimen: Specimen) -> None:
 
 @every(lambda s: s.grid and VISUAL & set(s.segments))
 def test_visual_keys_form_a_grid(specimen: Specimen) -> None:
+    # A video model may be shown a picture besides, as features that lie nowhere.
+    visual = "video" if "video" in specimen.segments else "image"
     for call in record(specimen, **short(specimen)):
-        if not VISUAL & set(call.key_segments):
+        if visual not in call.key_segments:
             continue
-        places = [(t.frame, t.row, t.column) for t in call.tokens()[0] if t.segment in VISUAL]
+        places = [(t.frame, t.row, t.column) for t in call.tokens()[0] if t.segment == visual]
         assert all(row is not None and column is not None for _, row, column in places)
         axes = [list(dict.fromkeys(axis)) for axis in zip(*places, strict=True)]
         assert axes[0] in ([None], list(range(len(axes[0]))))

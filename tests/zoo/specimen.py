@@ -59,6 +59,8 @@ class Specimen:
     """Whether the perturbation probe can speak: the model has inputs of floats with a token axis."""
     names: Mapping[str, str] = field(default_factory=dict)
     """What the family table calls a stream that the probe names otherwise."""
+    finer: Mapping[str, str] = field(default_factory=dict)
+    """Segments of the family table that are part of a stream to the probe, and the name of that stream."""
     mixed: bool = False
     """Whether some tokens depend on several inputs, so that the probe gives them no name."""
     grid: bool = True

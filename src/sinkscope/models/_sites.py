@@ -45,7 +45,7 @@ def _sites_of(root: nn.Module, start: str) -> list[Site]:
     modules = attention_modules(root)
     names = list(modules)
     if family is not None:
-        names.sort(key=lambda name: _stack_index(name, family))
+        names = _in_running_order(names, family)
     layers = _layers(root, names, family)
     found = []
     for name in names:
@@ -55,9 +55,28 @@ def _sites_of(root: nn.Module, start: str) -> list[Site]:
     return found
 
 
-def _stack_index(name: str, family: Family) -> int:
-    top = name.split(".", 1)[0]
-    return family.stacks.index(top) if top in family.stacks else len(family.stacks)
+def _in_running_order(names: Sequence[str], family: Family) -> list[str]:
+    """Names by stack, members of alternating lists in turn, and otherwise as they were registered."""
+    registered: dict[str, int] = {}
+
+    def place(name: str) -> list[tuple[int, int]]:
+        parts = name.split(".")
+        last = len(family.stacks)
+        found = [(0 if parts[0] in family.alternate else _index(family.stacks, parts[0], last), 0)]
+        for depth, part in enumerate(parts):
+            before, after = parts[depth - 1 : depth], parts[depth + 1 : depth + 2]
+            if part in family.alternate and after and after[0].isdigit():
+                found.append((int(after[0]), family.alternate.index(part)))
+            elif not (before and before[0] in family.alternate and part.isdigit()):
+                prefix = ".".join(parts[: depth + 1])
+                found.append((registered.setdefault(prefix, len(registered)), 0))
+        return found
+
+    return sorted(names, key=place)
+
+
+def _index(names: Sequence[str], name: str, otherwise: int) -> int:
+    return names.index(name) if name in names else otherwise
 
 
 def _layers(root: nn.Module, names: list[str], family: Family | None) -> dict[str, int | None]:

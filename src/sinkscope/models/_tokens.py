@@ -8,7 +8,7 @@ features are concatenated), the strings are joined by " / " if they differ.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ._call import Branch, Role
 from ._prompts import Captured, Prompts
@@ -90,7 +90,7 @@ def text_tokens(
     *,
     branch: Branch,
     unit: int,
-    taken: Taken | None = None,
+    taken: Taken | Literal["last"] | None = None,
 ) -> tuple[TextToken, ...]:
     """Tokens of one row's text segment, unknown ones where no encoder ran for this side of guidance."""
     tokens = [_UNKNOWN] * length
@@ -103,7 +103,9 @@ def text_tokens(
             if captured is not None and len(captured.ids):
                 prompt = _prompt_of(unit, prompts, captured)
                 column = _encoder_tokens(pipe, encoder, captured, prompt)
-                if taken is not None:
+                if taken == "last":
+                    column = column[part.start - part.stop :]
+                elif taken is not None:
                     places = taken(pipe, encoder, captured, prompt)
                     behind = length - len(places)
                     column = [*(column[place] for place in places), *[_padding(encoder)] * behind]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._call import Branch, Kind
 
@@ -45,9 +45,9 @@ class Family:
     spans: Callable[[AttentionCall, Evaluation], Spans | None] | None = None
     """For layouts that order and lengths of streams do not tell (registers, lengths of their own per row):
     the spans of keys and queries of a call, one list for all rows or one per row; None where they do tell."""
-    taken: Taken | None = None
+    taken: Taken | Literal["last"] | None = None
     """Where the pipeline drops tokens of the encoder (a template's head, padding) before the denoiser sees
-    them; None: position by position."""
+    them; "last": the encoder's last ones remain; None: position by position."""
 
     def kind(self, name: str) -> Kind | None:
         """Kind of an attention module, None if the table does not say."""

@@ -2,10 +2,76 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .._spans import Spans, chain
 from ._family import Family
+
+if TYPE_CHECKING:
+    from .._call import AttentionCall
+    from .._tracker import Evaluation
 
 _CROSS = (("*.attn1", "self"), ("*.attn2", "cross"))
 _T5 = (("t5", ("text_encoder",)),)
+
+
+def _wan(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
+    """Image-to-video models attend to the picture's features in a call of their own, before the text."""
+    keys, queries = call.k.shape[2], chain(("video", call.q.shape[2]))
+    if call.site.kind != "cross" or evaluation.inputs.get("encoder_hidden_states_image") is None:
+        return None
+    return Spans(chain(("text" if call.site.index else "image", keys)), queries)
+
+
+def _mochi(call: AttentionCall, evaluation: Evaluation) -> Spans:
+    """One call per sample: the video, then as many text tokens as are no padding. The pooler asks with the
+    mean of the text, which stands before the text."""
+    if call.site.layer is None:
+        return Spans(chain(("pooled", 1), ("text", call.k.shape[2] - 1)), chain(("pooled", 1)))
+    mask = evaluation.inputs["encoder_attention_mask"]
+    text = int(mask[call.site.index].count_nonzero())
+    tokens = chain(("video", call.k.shape[2] - text), ("text", text))
+    return Spans(tokens, tokens)
+
+
+def _refined(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
+    """The text attends to itself before the blocks."""
+    if call.site.layer is not None:
+        return None
+    text = chain(("text", call.k.shape[2]))
+    return Spans(text, text)
+
+
+def _still(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
+    """Cross-attention sees one token, the features of the picture that shall move."""
+    if call.site.kind != "cross":
+        return None
+    return Spans(chain(("image", call.k.shape[2])), chain(("video", call.q.shape[2])))
+
+
+def _audio(call: AttentionCall, evaluation: Evaluation) -> Spans:
+    """One token for the durations stands before the audio, and two more behind the text."""
+    globals_ = evaluation.inputs.get("global_hidden_states")
+    first = int(globals_.shape[1]) if isinstance(globals_, Tensor) else 0
+    queries, keys = chain(("global", first), ("audio", call.q.shape[2] - first)), call.k.shape[2]
+    if call.site.kind == "self":
+        return Spans(queries, queries)
+    known = evaluation.prompts.ids.get("text_encoder") if evaluation.prompts else None
+    text = min(known[0].ids.shape[1], keys) if known else keys
+    return Spans(chain(("text", text), ("duration", keys - text)), queries)
+
+
+_WAN = Family(
+    stacks=("blocks",),
+    kinds=_CROSS,
+    visual="video",
+    latents="cfhw",
+    text=_T5,
+    rows=("cond", "uncond"),
+    spans=_wan,
+)
 
 VIDEO: dict[str, Family] = {
     "CogVideoXTransformer3DModel": Family(
@@ -16,18 +82,60 @@ VIDEO: dict[str, Family] = {
         joint=("text", "video"),
         text=_T5,
     ),
-    "WanTransformer3DModel": Family(
-        stacks=("blocks",),
-        kinds=_CROSS,
+    "WanTransformer3DModel": _WAN,
+    "HunyuanVideoTransformer3DModel": Family(
+        stacks=("transformer_blocks", "single_transformer_blocks"),
+        kinds=(("context_embedder.*", "self"), ("*.attn", "joint")),
         visual="video",
         latents="cfhw",
-        text=_T5,
+        joint=("video", "text"),
+        text=(("llama", ("text_encoder",)),),
         rows=("cond", "uncond"),
+        spans=_refined,
+        # The system's part of the chat is cut off behind the encoder.
+        taken="last",
     ),
     "LTXVideoTransformer3DModel": Family(
         stacks=("transformer_blocks",), kinds=_CROSS, visual="video", text=_T5
     ),
+    "MochiTransformer3DModel": Family(
+        stacks=("transformer_blocks",),
+        kinds=(("time_embed.pooler", "cross"), ("*.attn1", "joint")),
+        visual="video",
+        latents="cfhw",
+        joint=("video", "text"),
+        text=_T5,
+        spans=_mochi,
+    ),
     "AllegroTransformer3DModel": Family(
         stacks=("transformer_blocks",), kinds=_CROSS, visual="video", latents="cfhw", text=_T5
+    ),
+    "LatteTransformer3DModel": Family(
+        stacks=("transformer_blocks", "temporal_transformer_blocks"),
+        kinds=(("temporal_transformer_blocks.*", "temporal"), *_CROSS),
+        alternate=("transformer_blocks", "temporal_transformer_blocks"),
+        visual="video",
+        latents="cfhw",
+        text=_T5,
+    ),
+    "UNetMotionModel": Family(
+        stacks=("down_blocks", "mid_block", "up_blocks"),
+        # Both attentions of a motion module are over time: its "attn2" is no cross-attention.
+        kinds=(("*.motion_modules.*", "temporal"), *_CROSS),
+        alternate=("attentions", "motion_modules"),
+        visual="video",
+        latents="cfhw",
+        text=(("clip", ("text_encoder",)),),
+    ),
+    "UNetSpatioTemporalConditionModel": Family(
+        stacks=("down_blocks", "mid_block", "up_blocks"),
+        kinds=(("*.temporal_transformer_blocks.*.attn1", "temporal"), *_CROSS),
+        alternate=("transformer_blocks", "temporal_transformer_blocks"),
+        visual="video",
+        latents="fchw",
+        spans=_still,
+    ),
+    "StableAudioDiTModel": Family(
+        stacks=("transformer_blocks",), kinds=_CROSS, visual="audio", text=_T5, spans=_audio
     ),
 }
