@@ -76,62 +76,104 @@ def test_effects_with_another_interval():
     assert found.loc[0, ["ci_low", "ci_high"]].tolist() == pytest.approx([expected.low, expected.high])
 
 
-def test_few_flips_of_a_0_1_score_are_not_taken_for_equivalence():
-    """One flip each way in 40: TOST and BCa lie inside 0.064, paired proportions do not."""
-    base = np.array([[0.0], [1.0]] * 20)
-    flipped = base.copy()
-    flipped[:2] = 1 - flipped[:2]
-    found = {
-        margin: stats.effects(
-            long({"baseline": base, "sink": flipped}), contrasts=[BASE], draws=DRAWS, margins={"m": margin}
-        ).iloc[0]
-        for margin in (0.064, 0.1)
-    }
-    assert found[0.064]["p_tost"] < 0.05 and found[0.064]["ci90_high"] < 0.064
-    assert [found[margin]["verdict"] for margin in (0.064, 0.1)] == ["inconclusive", "equivalent"]
-    assert "paired proportions reaches beyond" in found[0.064]["note"]
-    assert found[0.1]["note"] == "2 of 40 prompts differ: too few to trust the interval"
-    arms = {"baseline": base, "sink": base}
-    same = stats.effects(long(arms), contrasts=[BASE], draws=DRAWS, margins={"m": 0.01}).iloc[0]
-    assert "not equivalent" not in same["note"]
-    limit = float(stats.paired_proportions(np.zeros(40), level=0.9).high)
-    assert same["verdict"] == "equivalent"
-    assert f"40 prompts do not exclude differences up to {limit:.2g}" in same["note"]
+def flipped(n: int, flips: int) -> dict[str, np.ndarray]:
+    """0/1 scores of an arm in which the first `flips` prompts change, half of them each way."""
+    base = np.array([[0.0], [1.0]] * (n // 2))
+    return {"baseline": base, "sink": np.where(np.arange(n)[:, None] < flips, 1 - base, base)}
+
+
+def test_a_0_1_score_gets_the_interval_for_paired_proportions():
+    """One flip each way in 40: TOST and BCa lie inside 0.08, paired proportions do not."""
+    table = long(flipped(40, 2))
+    tight, wide = (
+        stats.effects(table, contrasts=[BASE], draws=DRAWS, margins={"m": margin}).iloc[0]
+        for margin in (0.08, 0.15)
+    )
+    d = np.r_[1.0, -1.0, np.zeros(38)]
+    assert tight[["ci_low", "ci_high"]].tolist() == pytest.approx([*map(float, stats.paired_proportions(d))])
+    assert tight[["ci90_low", "ci90_high"]].tolist() == pytest.approx(
+        [*map(float, stats.paired_proportions(d, level=0.9))]
+    )
+    assert tight["p_tost"] < 0.05 and tight["interval"] == "proportions"
+    assert [row["verdict"] for row in (tight, wide)] == ["inconclusive", "equivalent"]
+    assert tight["note"].startswith("not equivalent: TOST alone would accept") and wide["note"] == ""
+    forced = stats.effects(table, contrasts=[BASE], draws=DRAWS, margins={"m": 0.08}, interval="bca").iloc[0]
+    assert (forced["interval"], forced["verdict"]) == ("bca", "equivalent")
+
+
+@pytest.mark.parametrize(("n", "word"), [(32, "inconclusive"), (40, "equivalent")])
+def test_equal_0_1_scores_are_equivalent_only_where_so_many_prompts_show_it(n, word):
+    """No flip among n prompts leaves differences up to 3.84 / (n + 3.84) open."""
+    table = long(flipped(n, 0))
+    row = stats.effects(table, contrasts=[BASE], draws=DRAWS, margins={"m": 0.1}).iloc[0]
+    limit = 1.959964**2 / (n + 1.959964**2)
+    assert row["ci_high"] == -row["ci_low"] == pytest.approx(limit, rel=1e-6) and row["p_t"] == 1
+    assert row["verdict"] == word
+    assert f"{n} prompts do not exclude differences up to {limit:.2g}" in row["note"]
+    same = [("sink", "baseline")]
+    known = stats.effects(table, contrasts=[BASE], draws=DRAWS, identical=same).iloc[0]
+    assert known["verdict"] == "equivalent" and "the images are the same" in known["note"]
+
+
+def test_seeds_of_a_0_1_score_are_averaged_in_pairs_of_prompts():
+    base = np.tile([[0.0, 1.0]], (30, 1))
+    other = base.copy()
+    other[:6, 1] = 0
+    other[3, 0] = 1
+    table = long({"baseline": base, "sink": other})
+    row = stats.effects(table, contrasts=[BASE], draws=DRAWS).iloc[0]
+    d = (other - base).mean(axis=1)
+    assert row[["ci_low", "ci_high"]].tolist() == pytest.approx(
+        [*map(float, stats.paired_proportions(d, seeds=2))]
+    )
+    lost = table[~((table["unit"] == "p000-s1") & (table["arm"] == "sink"))]
+    row = stats.effects(lost, contrasts=[BASE], draws=DRAWS).iloc[0]
+    seeds = np.r_[1.0, np.full(29, 2.0)]
+    d[0] = 0
+    assert row[["ci_low", "ci_high"]].tolist() == pytest.approx(
+        [*map(float, stats.paired_proportions(d, seeds=seeds))]
+    )
+
+
+def test_whether_a_score_is_0_or_1_is_said_by_all_its_arms():
+    """A distance is 0 for arms with the same image; that does not make it a score of 0 and 1."""
+    zero = np.zeros((30, 1))
+    arms = {"baseline": zero, "null": zero, "sink": noise(30) ** 2}
+    null = Contrast("null", "baseline")
+    row = stats.effects(long(arms), contrasts=[null], draws=DRAWS).iloc[0]
+    assert (row["verdict"], row["interval"], row["ci_high"]) == ("equivalent", "combined", 0)
+    del arms["sink"]
+    row = stats.effects(long(arms), contrasts=[null], draws=DRAWS).iloc[0]
+    assert (row["verdict"], row["interval"]) == ("inconclusive", "proportions")
 
 
 @pytest.mark.parametrize("side", [1, -1])
-def test_skewed_differences_must_pass_the_studentised_interval_too(side):
-    """TOST and BCa lie inside the margin, the studentised interval does not."""
-    draws = np.random.default_rng(3).exponential(size=(10, 30)) - 0.6
+def test_skewed_differences_are_not_taken_for_equivalence_by_tost_alone(side):
+    """The true mean lies on the margin and TOST accepts; the interval does not."""
+    draws = np.random.default_rng(3).exponential(size=(200, 30)) - 0.4
+    tost = stats.tost(side * draws, 0.6).p < 0.05
+    assert tost.sum() >= 8
     base, blocked = np.zeros((30, 1)), 0
-    for d in side * draws:
-        bca, studentised = (
-            stats.mean_interval(d, method=m, levels=(0.9,), draws=DRAWS, rng=stats.keyed_generator(1))[0]
-            for m in ("bca", "studentised")
-        )
-        margin = float(max(-bca.low, bca.high) + max(-studentised.low, studentised.high)) / 2
-        arms = {"baseline": base, "sink": d[:, None]}
-        row = stats.effects(
-            long(arms), contrasts=[BASE], draws=DRAWS, margins={"m": margin}, by_task=False
-        ).iloc[0]
-        if row["p_tost"] < 0.05 and "not equivalent: the studentised interval" in row["note"]:
-            assert row["verdict"] != "equivalent" and row["interval_verdict"] == "within"
+    for d in side * draws[tost][:8]:
+        table = long({"baseline": base, "sink": d[:, None]})
+        options = {"contrasts": [BASE], "draws": DRAWS, "by_task": False}
+        row = stats.effects(table, margins={"m": 0.6}, **options).iloc[0]
+        if row["verdict"] != "equivalent":
+            assert "TOST alone would accept" in row["note"] and row["p_tost"] < 0.05
             blocked += 1
-        wide = stats.effects(
-            long(arms), contrasts=[BASE], draws=DRAWS, margins={"m": 3.0}, by_task=False
-        ).iloc[0]
-        assert wide["verdict"] == "equivalent" and "studentised" not in wide["note"]
-    assert blocked >= 2
+        wide = stats.effects(table, margins={"m": 3.0}, **options).iloc[0]
+        assert wide["verdict"] == "equivalent" and "TOST" not in wide["note"]
+    assert blocked >= 4
 
 
 @pytest.mark.parametrize(("largest", "word"), [(0.0005, "equivalent"), (0.05, "inconclusive")])
 def test_where_few_prompts_differ_each_difference_must_lie_inside(largest, word):
-    """The studentised interval is undefined: nearly equal is no worse than a little different everywhere."""
+    """The bootstrap-t has no end there: nearly equal is no worse than a little different everywhere."""
     d = np.zeros((20, 1))
     d[3], d[7] = largest, largest / 2
     arms = {"baseline": np.zeros((20, 1)), "sink": d}
     row = stats.effects(long(arms), contrasts=[BASE], draws=DRAWS, margins={"m": 0.04}, by_task=False).iloc[0]
-    assert row["verdict"] == word and row["interval_verdict"] == "within"
+    assert row["verdict"] == word and row["ci_high"] == largest and row["ci_low"] <= 0
 
 
 @pytest.mark.parametrize(
@@ -442,8 +484,10 @@ def test_power_table():
     row, sd = found.iloc[0], effects.loc[0, "sd"]
     assert row["detectable_effect"] == pytest.approx(stats.detectable_effect(40, sd))
     assert row["detectable_effect_holm"] == pytest.approx(stats.detectable_effect(40, sd, alpha=0.05 / 2))
-    assert row["asked"] == "margin 0.3" and row["power"] == stats.power_equivalence(40, 0.3, sd)
-    assert row["prompts_needed"] == stats.prompts_for_equivalence(0.3, sd).n < row["prompts_needed_safe"]
+    # The whole 95 % interval has to lie inside, so each side is tested at 2.5 %.
+    assert row["asked"] == "margin 0.3" and row["power"] == stats.power_equivalence(40, 0.3, sd, alpha=0.025)
+    needed = stats.prompts_for_equivalence(0.3, sd, alpha=0.025).n
+    assert row["prompts_needed"] == needed < row["prompts_needed_safe"]
     assert found.loc[1, "note"] == "no standard deviation to go by: the differences do not vary"
     asked = stats.power_table(effects, metric="m", effect=-0.2, power=0.9).iloc[0]
     assert asked["asked"] == "effect -0.2" and asked["power"] == stats.power_difference(40, 0.2, sd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -177,9 +178,16 @@ def test_all_damaged_images_are_one_error_and_the_rest_is_kept(copy: Run) -> Non
     assert SEEN == [5, 4, 5, 4, 5]
 
 
-def test_scores_that_are_no_numbers_have_a_reason(copy: Run) -> None:
-    with pytest.raises(SinkscopeError, match="4 of 5 units have every score"):
-        copy.score(["brightness"], options={"brightness": {"nan": "p0001"}}, progress=False)
+def test_scores_that_are_no_numbers_have_a_reason(copy: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    copy.score(["brightness"], options={"brightness": {"nan": "p0001"}}, progress=False)
+    said = r"note: brightness: no effect of null - baseline and \d+ more: 1 of 5 pairs missing .*refused"
+    assert re.search(said, capsys.readouterr().err)
+    effects = copy.effects().query("task == 'all'").set_index("metric")
+    assert (
+        effects.loc["brightness", "note"].str.contains("1 of 5 pairs missing .* refused: at least 98%").all()
+    )
+    assert effects.loc["brightness", "effect"].isna().all()
+    assert not effects.drop("brightness")["note"].str.contains("refused").any()
     rows = copy.scores().query("metric == 'brightness'")
     bad = rows[rows["value"].isna()]
     assert set(bad["unit"]) == {"p0001-s0"} and len(bad) == 6

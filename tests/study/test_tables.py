@@ -51,7 +51,7 @@ def study(**changes: Any) -> Study:
 
 def tables(of: Study) -> dict[str, pd.DataFrame]:
     scores = made(of)
-    return {name: make(scores, of) for name, make in MAKERS.items()}
+    return {name: make(scores, of, frozenset()) for name, make in MAKERS.items()}
 
 
 def test_a_finished_run_holds_every_table(finished: Run) -> None:
@@ -84,7 +84,7 @@ def test_nothing_to_fill_a_table_leaves_its_columns() -> None:
     assert found["ratios"].empty and tuple(found["ratios"].columns) == stats._ratio_table.RATIO_COLUMNS
     assert found["boundary"].empty and "boundary" in found["boundary"].columns
     assert not ladders(bare) and len(found["leave_one_out"])
-    empty = {name: make(made(bare).iloc[:0], bare) for name, make in MAKERS.items()}
+    empty = {name: make(made(bare).iloc[:0], bare, frozenset()) for name, make in MAKERS.items()}
     assert all(table.empty for table in empty.values())
 
 

@@ -19,7 +19,7 @@ from ._distances import Distance, frechet, gaussian, mmd, paired_frechet, paired
 from ._dose import dose_response, page_trend, prompt_slopes
 from ._double import DoubleContrast, difference_of_differences, double_effects
 from ._effects import Contrast, effects
-from ._intervals import bca_interval, clustered_interval, mean_interval, paired_proportions
+from ._intervals import bca_interval, clustered_interval, mean_interval
 from ._leave_out import leave_one_task_out
 from ._margin import Margin, calibrated_margin
 from ._multiplicity import benjamini_hochberg, holm
@@ -33,6 +33,7 @@ from ._power import (
     prompts_for_equivalence,
 )
 from ._power_table import power_table
+from ._proportions import paired_proportions
 from ._rank import check_rank
 from ._ratio import Ratio, fieller_interval, ratio_of_means
 from ._ratio_table import ratios

@@ -1,5 +1,5 @@
-"""The bootstrap of a mean, vectorised: draws of prompts, and the ends that percentile, BCa and studentised
-intervals take from them.
+"""The bootstrap of a mean, vectorised: draws of prompts, and the ends that percentile, BCa, studentised and
+combined intervals take from them.
 
 The draws are keyed, not global: the caller passes a Generator made by `keyed_generator`, and every row of a
 stack sees the same resampled prompts, so a row's interval does not depend on which other rows are analysed
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 from scipy.special import ndtr, ndtri
 
 from sinkscope.errors import NonFiniteError, UsageError
@@ -96,18 +97,31 @@ def resampled_means(
         Two arrays `[row, draws]`; the second is empty without `spread`.
     """
     count, n = rows.shape
+    center = rows.mean(axis=1, keepdims=True)
+    gaps = rows - center
+    squares = gaps**2
     means = np.empty((count, draws))
     spreads = np.empty((count, draws if spread else 0))
     start = 0
     for index in resamples(n, draws, rng):
         stop = start + len(index)
-        for row in range(count):  # row by row: NumPy's order of summation follows the memory layout
-            taken = rows[row].take(index)
-            means[row, start:stop] = taken.mean(axis=1)
+        share = counts(index, n) / n
+        for row in range(count):  # row by row: a stack may be summed in another order than a row alone
+            means[row, start:stop] = share @ gaps[row]
             if spread:
-                spreads[row, start:stop] = taken.std(axis=1, ddof=1)
+                spreads[row, start:stop] = share @ squares[row]
         start = stop
-    return means, spreads
+    if spread:
+        spreads = np.sqrt(np.maximum(spreads - means**2, 0) * n / (n - 1))
+        # A resample of equal values has no spread; the products leave rounding in its place.
+        spreads[spreads <= 1e-7 * np.sqrt(squares.max(axis=1, keepdims=True))] = 0
+    return means + center, spreads
+
+
+def counts(index: NDArray[np.int64], n: int) -> Floats:
+    """How often each of `n` prompts was drawn `[draw, n]`, from resampled positions `[draw, n]`."""
+    flat = (index + n * np.arange(len(index))[:, None]).ravel()
+    return np.bincount(flat, minlength=len(index) * n).reshape(len(index), n).astype(np.float64)
 
 
 def acceleration(jackknife: Floats) -> Floats:
@@ -151,6 +165,19 @@ def bca_ends(drawn: Floats, estimate: Floats, accelerate: Floats, levels: Sequen
     return ends
 
 
+def bootstrap_t(means: Floats, spreads: Floats, rows: Floats) -> Floats:
+    """Studentised means `[row, draws]`: how many of its own standard errors each resample's mean lies off.
+
+    Infinite for a resample without spread, unless its mean is that of the sample.
+    """
+    n = rows.shape[-1]
+    gap = means - rows.mean(axis=-1)[:, None]
+    gap[np.abs(gap) <= 1e-14 * np.abs(rows).max(axis=-1, keepdims=True)] = 0
+    t = np.where(gap > 0, np.inf, np.where(gap < 0, -np.inf, 0.0))
+    np.divide(gap * np.sqrt(n), spreads, out=t, where=spreads > 0)
+    return t
+
+
 def studentised_ends(means: Floats, spreads: Floats, rows: Floats, levels: Sequence[float]) -> Floats:
     """Bootstrap-t interval of the mean `[level, 2, row]` (Davison and Hinkley 1997, section 2.4).
 
@@ -163,15 +190,28 @@ def studentised_ends(means: Floats, spreads: Floats, rows: Floats, levels: Seque
     Returns:
         NaN where so many resamples have no spread that an end would be infinite.
     """
+    center, error = rows.mean(axis=-1), rows.std(axis=-1, ddof=1) / np.sqrt(rows.shape[-1])
+    t = bootstrap_t(means, spreads, rows)
+    tails = [[(1 + level) / 2, (1 - level) / 2] for level in levels]
+    with np.errstate(invalid="ignore"):
+        ends = center - np.quantile(t, tails, axis=-1) * error
+    return np.where(np.isfinite(ends), ends, np.nan)
+
+
+def combined_ends(means: Floats, spreads: Floats, rows: Floats, levels: Sequence[float]) -> Floats:
+    """The wider of Student's t and the bootstrap-t at each end `[level, 2, row]`; arguments as above.
+
+    The bootstrap-t fails where tails are heavy, t where values are skewed or mostly zero; neither fails where
+    the other holds (docs/power.md). Where the bootstrap-t has no finite end, since so few values differ that
+    resamples have no spread, the most extreme value takes its place.
+    """
     n = rows.shape[-1]
     center, error = rows.mean(axis=-1), rows.std(axis=-1, ddof=1) / np.sqrt(n)
-    gap = means - center[:, None]
-    flat = spreads <= 1e-12 * np.abs(rows).max(axis=-1, keepdims=True)
-    t = np.where(gap > 0, np.inf, np.where(gap < 0, -np.inf, 0.0))
-    np.divide(gap * np.sqrt(n), spreads, out=t, where=~flat)
-    ends = np.empty((len(levels), 2, len(rows)))
+    ends = studentised_ends(means, spreads, rows, levels)
     for i, level in enumerate(levels):
-        with np.errstate(invalid="ignore"):
-            low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], axis=-1)
-        ends[i] = center - high * error, center - low * error
-    return np.where(np.isfinite(ends), ends, np.nan)
+        half = stats.t.isf((1 - level) / 2, n - 1) * error
+        low, high = (np.where(np.isnan(end), limit, end) for end, limit in zip(
+            ends[i], (rows.min(axis=-1), rows.max(axis=-1)), strict=True
+        ))  # fmt: skip
+        ends[i] = np.minimum(low, center - half), np.maximum(high, center + half)
+    return ends

@@ -2,8 +2,8 @@
 
 Three answers, from the differences to the baseline at every dose:
 
-- `within`: the largest dose up to which every dose is shown to be inside the margin (90 % interval strictly
-  inside, as in TOST at 5 %).
+- `within`: the largest dose up to which every dose is shown to be inside the margin (the whole interval
+  strictly inside).
 - `threshold`: the smallest dose whose mean effect lies beyond the margin, an estimate; its interval says
   which doses the data leave open.
 - `boundary`: the smallest dose whose whole interval lies beyond the margin, a proof. Where every larger dose
@@ -29,7 +29,8 @@ from sinkscope.errors import UsageError
 
 from ._bootstrap import Floats, check_options, checked, keyed_generator, resampled_means
 from ._intervals import mean_interval
-from ._scores import LEAST_PAIRS, Scores, check_names, complete, read_scores, refuse_gaps
+from ._proportions import paired_proportions
+from ._scores import LEAST_PAIRS, Gate, Scores, check_names, complete, read_scores
 
 NAN = math.nan
 BOUNDARY_COLUMNS = tuple(
@@ -66,6 +67,7 @@ def find_boundary(
     level: float = 0.95,
     draws: int = 10_000,
     rng: np.random.Generator,
+    seeds: ArrayLike | None = None,
 ) -> Boundary:
     """The doses at which the effect stays inside and leaves the margin.
 
@@ -76,6 +78,7 @@ def find_boundary(
         level: Confidence level of the intervals.
         draws: Bootstrap samples of prompts.
         rng: From `keyed_generator`; consumed.
+        seeds: For 0/1 scores: how many seeds were averaged in each prompt, one number or `[prompt]`.
 
     Raises:
         UsageError: Shapes that do not fit, doses that do not ascend, a margin that is not positive.
@@ -91,8 +94,12 @@ def find_boundary(
     if not (np.isfinite(margin) and margin > 0):
         raise UsageError(f"Got margin {margin}, expected a positive number in the metric's units.")
     state = rng.bit_generator.state
-    wide, narrow = mean_interval(d, levels=(level, 0.90), draws=draws, rng=rng)
-    inside = (narrow.low > -margin) & (narrow.high < margin)
+    (wide,) = (
+        mean_interval(d, levels=(level,), draws=draws, rng=rng)
+        if seeds is None
+        else [paired_proportions(d, level=level, seeds=seeds)]
+    )
+    inside = (wide.low > -margin) & (wide.high < margin)
     beyond = (wide.low > margin) | (wide.high < -margin)
     # The same draws again, so that the intervals above and the ones below rest on the same resamples.
     rng.bit_generator.state = state
@@ -144,7 +151,7 @@ def dose_boundary(
 
     Raises:
         UsageError: An unknown arm or metric, no margin, two arms with the same dose.
-        NonFiniteError: Too few units are complete.
+        NonFiniteError: Too few units are complete in every row.
     """
     table = read_scores(scores)
     if not margins:
@@ -155,12 +162,14 @@ def dose_boundary(
     series = {"edit": dict(budgets)} | ({} if control is None else {"control": dict(control)})
     check_names("metric", tuple(margins), table.metrics)
     check_names("arm", (baseline, *(arm for doses in series.values() for arm in doses)), table.arms)
+    gate = Gate(least_pairs)
     rows = [
-        _row(table, metric, float(margin), task, name, doses, baseline, level, draws, seed, least_pairs)
+        _row(table, metric, float(margin), task, name, doses, baseline, level, draws, seed, gate)
         for metric, margin in margins.items()
         for task in ["all", *np.unique(table.task).tolist()]
         for name, doses in series.items()
     ]
+    gate.close()
     return pd.DataFrame(rows, columns=list(BOUNDARY_COLUMNS))
 
 
@@ -175,20 +184,22 @@ def _row(
     level: float,
     draws: int,
     seed: int,
-    least_pairs: float,
+    gate: Gate,
 ) -> dict[str, Any]:
     arms = tuple(sorted(doses, key=lambda arm: doses[arm]))
-    case = complete(table, metric, (baseline, *arms), task)
-    if task == "all" and table.scored(metric, (baseline, *arms)):
-        refuse_gaps(case, what=f"Boundary, metric {metric}", least_pairs=least_pairs)
+    case, refused = complete(table, metric, (baseline, *arms), task), ""
+    if task == "all":
+        what, scored = f"Boundary, metric {metric}", table.scored(metric, (baseline, *arms))
+        case, refused = gate.admit(case, what=what, scored=scored)
     if len(case.prompts) < 2:
-        reason = f"{len(case.prompts)} prompts: nothing to test"
+        reason = refused or f"{len(case.prompts)} prompts: nothing to test"
         found = Boundary(NAN, NAN, NAN, NAN, NAN, NAN, NAN, "none", reason)
     else:
         rng = keyed_generator(seed, "bootstrap", *case.prompts)
         d = case.values[1:] - case.values[0]
         dose = [doses[arm] for arm in arms]
-        found = find_boundary(d, dose, margin, level=level, draws=draws, rng=rng)
+        seeds = case.seeds if table.is_binary(metric) else None
+        found = find_boundary(d, dose, margin, level=level, draws=draws, rng=rng, seeds=seeds)
     notes = [found.note] if found.note else []
     if case.missing:
         notes.append(f"{case.missing} of {case.n_units + case.missing} units missing ({case.reasons})")

@@ -18,7 +18,7 @@ from scipy.stats import page_trend_test
 from sinkscope.errors import UsageError
 
 from ._bootstrap import Floats, checked
-from ._scores import LEAST_PAIRS, Scores, check_names, complete, read_scores, refuse_gaps
+from ._scores import LEAST_PAIRS, Gate, Scores, check_names, complete, read_scores
 from ._summary import Sample, adjust, summarise
 
 DOSE_COLUMNS = tuple(
@@ -94,7 +94,7 @@ def dose_response(
         control: Arm of the control -> budget; the same budgets as the edit's, or the slopes do not compare.
         baseline: Arm that enters both series at budget 0; None to leave it out.
         metrics: Which metrics; all in the table by default.
-        level: Confidence level of the BCa interval over prompts.
+        level: Confidence level of the interval over prompts ("combined", see `mean_interval`).
         draws: Bootstrap samples.
         seed: Key of the bootstrap.
         least_pairs: Share of units that must have a score at every dose.
@@ -106,7 +106,7 @@ def dose_response(
     Raises:
         UsageError: An unknown arm or metric, fewer than two budgets, or a control with other budgets than the
             edit.
-        NonFiniteError: Too few units are complete.
+        NonFiniteError: Too few units are complete for every metric; where it is some, their rows say so.
     """
     table = read_scores(scores)
     chosen = tuple(metrics) if metrics is not None else table.metrics
@@ -114,11 +114,13 @@ def dose_response(
     check_names("metric", chosen, table.metrics)
     check_names("arm", tuple(arm for doses in series.values() for arm in doses), table.arms)
     rows, samples = [], []
+    gate = Gate(least_pairs)
     for metric in chosen:
         for task in ["all", *np.unique(table.task).tolist()]:
-            for row, sample in _slopes(table, metric, task, series, least_pairs):
+            for row, sample in _slopes(table, metric, task, series, gate):
                 rows.append(row)
                 samples.append(sample)
+    gate.close()
     found = summarise(samples, level=level, draws=draws, seed=seed)
     adjusted = adjust([summary.p_t for summary in found], [row["task"] == "all" for row in rows])
     for row, summary, p_holm in zip(rows, found, adjusted.holm, strict=True):
@@ -153,14 +155,15 @@ def _series(
 
 
 def _slopes(
-    table: Scores, metric: str, task: str, series: dict[str, dict[str, float]], least_pairs: float
+    table: Scores, metric: str, task: str, series: dict[str, dict[str, float]], gate: Gate
 ) -> list[tuple[dict[str, Any], Sample]]:
     # One set of complete units for all series, so that edit minus control is the difference of the two rows
     # above it.
     arms = tuple(dict.fromkeys(arm for doses in series.values() for arm in doses))
-    case = complete(table, metric, arms, task)
-    if task == "all" and table.scored(metric, arms):
-        refuse_gaps(case, what=f"Dose response, metric {metric}", least_pairs=least_pairs)
+    case, refused = complete(table, metric, arms, task), ""
+    if task == "all":
+        what = f"Dose response, metric {metric}"
+        case, refused = gate.admit(case, what=what, scored=table.scored(metric, arms))
     if not case.prompts:
         slopes = {name: np.empty(0) for name in series}
     else:
@@ -178,8 +181,8 @@ def _slopes(
     note = []
     if case.missing:
         note.append(f"{case.missing} of {case.n_units + case.missing} units missing ({case.reasons})")
-    if len(case.prompts) < 2:
-        note.append(f"{len(case.prompts)} prompts: nothing to test")
+    if refused or len(case.prompts) < 2:
+        note.append(refused or f"{len(case.prompts)} prompts: nothing to test")
     about = {
         "metric": metric,
         "task": task,

@@ -19,16 +19,16 @@ from numpy.typing import ArrayLike
 from sinkscope.errors import UsageError
 
 from ._bootstrap import Floats, checked
-from ._scores import LEAST_PAIRS, Complete, check_names, complete, read_scores, refuse_gaps
-from ._summary import NAN, Sample, Summary, adjust, summarise
+from ._scores import LEAST_PAIRS, Complete, Gate, check_names, complete, read_scores
+from ._summary import NAN, PROPORTIONS, Sample, Summary, adjust, summarise
 from ._tests import tost
-from ._verdict import inside, verdict
+from ._verdict import TOST_ALPHA, inside, verdict
 
 DOUBLE_COLUMNS = tuple(
     (
         "metric task contrast edit edit_reference control control_reference n_prompts n_units missing_units "
         "effect_edit effect_control effect sd dz ci_low ci_high level p_t p_wilcoxon p_signflip p_holm p_bh "
-        "family_size margin p_tost ci90_low ci90_high verdict note"
+        "family_size margin p_tost ci90_low ci90_high verdict note interval"
     ).split()
 )
 
@@ -94,7 +94,7 @@ def double_effects(
 
     Raises:
         UsageError: An unknown arm or metric, no contrast, a margin that is not positive.
-        NonFiniteError: Too few complete units.
+        NonFiniteError: Too few complete units in every row.
     """
     table = read_scores(scores)
     chosen = tuple(metrics) if metrics is not None else table.metrics
@@ -102,29 +102,37 @@ def double_effects(
     check_names("arm", tuple(arm for c in contrasts for arm in c.arms), table.arms)
     if not contrasts:
         raise UsageError("Got no contrasts, expected at least one DoubleContrast.")
-    cells: list[tuple[str, str, DoubleContrast, Complete]] = []
+    cells: list[tuple[str, str, DoubleContrast, Complete, str]] = []
+    gate = Gate(least_pairs)
     for metric in chosen:
         for contrast in contrasts:
             for task in ["all", *np.unique(table.task).tolist()]:
-                case = complete(table, metric, contrast.arms, task)
-                if task == "all" and table.scored(metric, contrast.arms):
+                case, refused = complete(table, metric, contrast.arms, task), ""
+                if task == "all":
                     what = f"Contrast {contrast.name}, metric {metric}"
-                    refuse_gaps(case, what=what, least_pairs=least_pairs)
-                cells.append((metric, task, contrast, case))
+                    case, refused = gate.admit(case, what=what, scored=table.scored(metric, contrast.arms))
+                cells.append((metric, task, contrast, case, refused))
+    gate.close()
     samples = [
-        Sample(difference_of_differences(*case.values) if case.prompts else np.empty(0), case.prompts)
-        for *_, case in cells
+        Sample(
+            difference_of_differences(*case.values) if case.prompts else np.empty(0),
+            case.prompts,
+            case.seeds if table.is_binary(metric) else None,
+            span=2.0,
+        )
+        for metric, _, _, case, _ in cells
     ]
-    found = summarise(samples, level=level, draws=draws, seed=seed, guard=bool(margins))
-    adjusted = adjust([summary.p_t for summary in found], [task == "all" for _, task, _, _ in cells])
+    found = summarise(samples, level=level, draws=draws, seed=seed)
+    adjusted = adjust([summary.p_t for summary in found], [task == "all" for _, task, *_ in cells])
     rows = []
-    for index, ((metric, task, contrast, case), sample, summary) in enumerate(
+    for index, ((metric, task, contrast, case, refused), sample, summary) in enumerate(
         zip(cells, samples, found, strict=True)
     ):
         margin = float((margins or {}).get(metric, NAN))
         row = {"metric": metric, "task": task, "level": level, "margin": margin}
         row |= {"p_bh": adjusted.bh[index], "family_size": adjusted.size[index]}
-        rows.append(row | _row(contrast, case, sample.values, summary, adjusted.holm[index], margin, level))
+        row |= _row(contrast, case, sample.values, summary, adjusted.holm[index], margin, level, refused)
+        rows.append(row)
     return pd.DataFrame(rows, columns=list(DOUBLE_COLUMNS))
 
 
@@ -136,6 +144,7 @@ def _row(
     p_holm: float,
     margin: float,
     level: float,
+    refused: str,
 ) -> dict[str, Any]:
     tested = d.size >= 2
     p_tost = float(tost(d, margin).p) if tested and not np.isnan(margin) else NAN
@@ -145,19 +154,18 @@ def _row(
         ci=found.ci,
         level=level,
         p_tost=p_tost,
-        ci90=found.widest90(None),
         margin=margin,
-        identical=identical,
+        identical=identical and found.interval != PROPORTIONS,
     )
     notes = []
     if case.missing:
         notes.append(f"{case.missing} of {case.n_units + case.missing} units missing ({case.reasons})")
     if not tested:
-        notes.append(f"{d.size} prompts: nothing to test")
+        notes.append(refused or f"{d.size} prompts: nothing to test")
     elif d.size < 10:
         notes.append(f"{d.size} prompts only: too few to trust the interval")
-    if not identical and inside(found.ci90, margin) and not inside(found.widest90(None), margin):
-        notes.append("not equivalent: the studentised interval reaches beyond the margin")
+    if p_tost < TOST_ALPHA and not identical and not inside(found.ci, margin):
+        notes.append("not equivalent: TOST alone would accept, but the interval reaches beyond the margin")
     means = case.values.mean(axis=-1) if d.size else np.full(4, NAN)
     names = ("edit", "edit_reference", "control", "control_reference")
     return {
@@ -171,4 +179,5 @@ def _row(
         **{"ci90_low": found.ci90[0], "ci90_high": found.ci90[1]},
         **{"p_t": found.p_t, "p_wilcoxon": found.p_wilcoxon, "p_signflip": found.p_signflip},
         **{"p_holm": p_holm, "p_tost": p_tost, "verdict": ruling, "note": "; ".join(notes)},
+        "interval": found.interval,
     }

@@ -8,7 +8,7 @@ task "all" weighs prompts equally (GenEval's own overall score is the unweighted
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -17,12 +17,12 @@ import pandas as pd
 
 from sinkscope.errors import UsageError, unknown
 
-from ._intervals import Method, paired_proportions
+from ._intervals import Method
 from ._margin import SEED, resolve_margins
-from ._scores import LEAST_PAIRS, Complete, Scores, check_names, complete, read_scores, refuse_gaps
-from ._summary import NAN, Adjusted, Sample, Summary, adjust, summarise
+from ._scores import LEAST_PAIRS, Complete, Gate, Scores, check_names, complete, read_scores
+from ._summary import AUTO, NAN, PROPORTIONS, Adjusted, Sample, Summary, adjust, summarise
 from ._tests import tost
-from ._verdict import inside, interval_verdict, is_different, verdict
+from ._verdict import TOST_ALPHA, inside, interval_verdict, is_different, verdict
 
 Kind = Literal["arm-baseline", "edit-control"]
 Family = Literal["all", "metric", "table"]
@@ -33,7 +33,7 @@ EFFECT_COLUMNS = tuple(
     (
         "metric task contrast kind arm reference n_prompts n_units mean_arm mean_reference effect sd dz "
         "ci_low ci_high level p_t p_wilcoxon p_holm margin p_tost ci90_low ci90_high verdict direction note "
-        "missing_units family_size p_bh p_signflip margin_from interval_verdict"
+        "missing_units family_size p_bh p_signflip margin_from interval_verdict interval"
     ).split()
 )
 
@@ -69,10 +69,14 @@ class _Cell(NamedTuple):
     margin: float
     margin_from: str
     gaps: bool
+    refused: str
+    binary: bool
+    same: bool
 
     @property
     def sample(self) -> Sample:
-        return Sample(self.case.values[0] - self.case.values[1], self.case.prompts)
+        seeds = self.case.seeds if self.binary else None
+        return Sample(self.case.values[0] - self.case.values[1], self.case.prompts, seeds)
 
 
 def effects(
@@ -83,8 +87,9 @@ def effects(
     margins: Mapping[str, float | Literal["seed"]] | None = None,
     seed_arms: Sequence[str] = (),
     measured: Mapping[str, float] | None = None,
+    identical: Collection[tuple[str, str]] = (),
     by_task: bool = True,
-    interval: Method = "bca",
+    interval: Method | Literal["auto"] = AUTO,
     level: float = 0.95,
     draws: int = 10_000,
     seed: int = 0,
@@ -103,17 +108,21 @@ def effects(
         seed_arms: Arms without edits that repeat the baseline with other seeds, for the margin "seed". Their
             own contrasts are not tested against a margin they have made.
         measured: Metric -> the margin where it is "seed", if it was measured before (on more scores, say).
+        identical: Pairs of arms whose images are known to be the same, so that equal 0/1 scores are no
+            chance.
         by_task: Analyse within each task too.
-        interval: How intervals are made, see `mean_interval`.
+        interval: How intervals are made. "auto": for a score that is 0 or 1 throughout the table
+            `paired_proportions`, for others "combined"; the column `interval` says which. Else a method of
+            `mean_interval`, for every score.
         level: Confidence level of `ci_low`, `ci_high`; its complement is the threshold of "different".
-        draws: Bootstrap samples of prompts (BCa).
+        draws: Bootstrap samples of prompts.
         seed: Key of the bootstrap; a row depends on it, on its own scores and (through Holm) on its family
             only.
         family: What Holm adjusts together. "all": every contrast and metric over all prompts is one family,
             and the rows by task, a breakdown, are a second. "metric": the same two within each metric.
             "table": every row.
-        least_pairs: Share of units that must have both scores over all prompts. A task below it gets no
-            verdict.
+        least_pairs: Share of units that must have both scores over all prompts. A contrast below it is
+            refused for that metric: its row has no numbers and says why. A task below it gets no verdict.
 
     Returns:
         Columns `EFFECT_COLUMNS`; one row per contrast, metric and task. `verdict` follows the rule of
@@ -122,7 +131,7 @@ def effects(
 
     Raises:
         UsageError: An unknown arm, metric or family, a margin that is not positive, a malformed table.
-        NonFiniteError: Too few complete pairs, or scores marked ok that are not finite.
+        NonFiniteError: Too few complete pairs in every contrast, or scores marked ok that are not finite.
     """
     table = read_scores(scores)
     chosen = tuple(metrics) if metrics is not None else table.metrics
@@ -131,14 +140,18 @@ def effects(
     known = {m: (measured or {}).get(m, value) if value == SEED else value for m, value in given.items()}
     limits = resolve_margins(scores, known, seed_arms, draws=draws, seed=seed)
     cells: list[_Cell] = []
+    gate = Gate(least_pairs)
     for metric in chosen:
+        binary = table.is_binary(metric)
         for contrast in contrasts:
             limit, source = limits.get(metric, NAN), _margin_from(given.get(metric), contrast, seed_arms)
             limit = NAN if source == OWN else limit
-            for task, case, gaps in _cases(table, metric, contrast, least_pairs, by_task=by_task):
-                cells.append(_Cell(metric, task, contrast, case, limit, source, gaps))
+            same = (contrast.arm, contrast.reference) in identical
+            for task, case, gaps, refused in _cases(table, metric, contrast, gate, by_task=by_task):
+                cells.append(_Cell(metric, task, contrast, case, limit, source, gaps, refused, binary, same))
+    gate.close()
     samples = [cell.sample for cell in cells]
-    found = summarise(samples, level=level, draws=draws, seed=seed, interval=interval, guard=bool(given))
+    found = summarise(samples, level=level, draws=draws, seed=seed, interval=interval)
     adjusted = adjust([summary.p_t for summary in found], [_family(cell, family) for cell in cells])
     rows = [
         _row(cell, summary, adjusted, index, level=level)
@@ -179,17 +192,16 @@ def _check(
 
 
 def _cases(
-    table: Scores, metric: str, contrast: Contrast, least_pairs: float, *, by_task: bool
-) -> list[tuple[str, Complete, bool]]:
-    """Task, complete cases, and whether too few pairs are left for a verdict."""
+    table: Scores, metric: str, contrast: Contrast, gate: Gate, *, by_task: bool
+) -> list[tuple[str, Complete, bool, str]]:
+    """Task, complete cases, whether too few pairs are left for a verdict, and why it is refused."""
     pair = (contrast.arm, contrast.reference)
-    whole = complete(table, metric, pair)
-    if table.scored(metric, pair):
-        refuse_gaps(whole, what=f"Contrast {contrast.name}, metric {metric}", least_pairs=least_pairs)
-    cases = [("all", whole, False)]
+    what = f"Contrast {contrast.name}, metric {metric}"
+    whole, refused = gate.admit(complete(table, metric, pair), what=what, scored=table.scored(metric, pair))
+    cases = [("all", whole, bool(refused), refused)]
     for task in np.unique(table.task).tolist() if by_task else ():
         case = complete(table, metric, pair, task)
-        cases.append((task, case, case.n_units < least_pairs * (case.n_units + case.missing)))
+        cases.append((task, case, gate.has_gaps(case), ""))
     return cases
 
 
@@ -209,15 +221,14 @@ def _family(cell: _Cell, family: Family) -> tuple[object, ...]:
 def _row(cell: _Cell, found: Summary, adjusted: Adjusted, index: int, *, level: float) -> dict[str, Any]:
     d, margin, contrast, p_holm = cell.sample.values, cell.margin, cell.contrast, adjusted.holm[index]
     p_tost = float(tost(d, margin).p) if d.size >= 2 and not np.isnan(margin) else NAN
-    flips = _flip_interval(cell)
+    equal = d.size >= 2 and not d.any()
     ruling = verdict(
         p_holm=p_holm,
         ci=found.ci,
         level=level,
         p_tost=p_tost,
-        ci90=found.widest90(flips),
         margin=margin,
-        identical=d.size >= 2 and not d.any(),
+        identical=equal and (cell.same or found.interval != PROPORTIONS),
     )
     if cell.gaps:
         ruling = "inconclusive"
@@ -239,60 +250,57 @@ def _row(cell: _Cell, found: Summary, adjusted: Adjusted, index: int, *, level: 
         **tests,
         "verdict": ruling,
         "direction": "higher" if found.mean > 0 else "lower" if found.mean < 0 else "none",
-        "note": "; ".join(_notes(cell, d, found, nonzero=nonzero)),
+        "note": "; ".join(_notes(cell, d, found, p_tost, nonzero=nonzero)),
         "family_size": adjusted.size[index],
         "margin_from": cell.margin_from,
         "interval_verdict": interval_verdict(ci=found.ci, ci90=found.ci90, margin=margin) or "",
+        "interval": found.interval,
     }
 
 
-def _flip_interval(cell: _Cell) -> tuple[float, float] | None:
-    """90 % interval for paired proportions where both arms scored 0 or 1 and some prompts differ in it."""
-    d = cell.sample.values
-    if d.size < 2 or not np.isin(cell.case.values, (0.0, 1.0)).all() or np.unique(cell.case.values).size < 2:
-        return None
-    low, high = paired_proportions(d, level=0.90)
-    return float(low), float(high)
-
-
-def _notes(cell: _Cell, d: np.ndarray, found: Summary, *, nonzero: bool) -> list[str]:
+def _notes(cell: _Cell, d: np.ndarray, found: Summary, p_tost: float, *, nonzero: bool) -> list[str]:
     notes = []
     if cell.case.missing:
         total = cell.case.n_units + cell.case.missing
         notes.append(f"{cell.case.missing} of {total} pairs missing ({cell.case.reasons})")
+    if cell.refused:
+        return [*notes, cell.refused]
     if cell.gaps:
         notes.append("too few pairs in this task for a verdict")
     if cell.margin_from == OWN:
         notes.append("the margin was measured on this arm: not tested against it")
     if d.size < 2:
         return [*notes, f"{d.size} prompts: nothing to test"]
-    flips = _flip_interval(cell)
-    if not d.any():
-        notes.append("every pair is identical: zero-width interval, equivalent for any margin")
-        if flips:
-            notes.append(f"a 0/1 score: {d.size} prompts do not exclude differences up to {flips[1]:.2g}")
-    elif d.min() == d.max():
+    notes += _shape_notes(cell, d, found)
+    if p_tost < TOST_ALPHA and d.any() and not inside(found.ci, cell.margin):
+        notes.append("not equivalent: TOST alone would accept, but the interval reaches beyond the margin")
+    if d.size < 10:
+        notes.append(f"{d.size} prompts only: too few to trust the interval")
+    reference = cell.case.values[1]
+    if d.any() and reference.min() == reference.max() and cell.contrast.kind == "arm-baseline":
+        notes.append(f"the reference scores {reference[0]:g} on every prompt (a distance to itself?)")
+    if nonzero:
+        notes.append("non-zero, and smaller than the margin")
+    return notes
+
+
+def _shape_notes(cell: _Cell, d: np.ndarray, found: Summary) -> list[str]:
+    """What the differences do to the interval."""
+    changed = np.count_nonzero(d)
+    if found.interval == PROPORTIONS:
+        if changed:
+            return []
+        open_ = f"{d.size} prompts do not exclude differences up to {found.ci[1]:.2g}"
+        return [f"every pair is identical; a 0/1 score: {'the images are the same' if cell.same else open_}"]
+    if not changed:
+        return ["every pair is identical: zero-width interval, equivalent for any margin"]
+    notes = []
+    if d.min() == d.max():
         notes.append(
             "every difference is the same number: zero-width interval, p from the exact sign-flip test"
         )
     elif np.isnan(found.ci[0]):
-        notes.append("BCa interval undefined for these values")
-    changed = np.count_nonzero(d)
-    if d.any() and changed < 10 <= d.size:
+        notes.append(f"{found.interval} interval undefined for these values")
+    if changed < 10 <= d.size:
         notes.append(f"{changed} of {d.size} prompts differ: too few to trust the interval")
-    if d.any() and inside(found.ci90, cell.margin) and not inside(found.widest90(flips), cell.margin):
-        name = "interval for paired proportions" if flips else "studentised interval"
-        notes.append(f"not equivalent: the {name} reaches beyond the margin")
-    if d.size < 10:
-        notes.append(f"{d.size} prompts only: too few to trust the interval")
-    reference = cell.case.values[1]
-    if (
-        d.any()
-        and reference.size
-        and reference.min() == reference.max()
-        and cell.contrast.kind == "arm-baseline"
-    ):
-        notes.append(f"the reference scores {reference[0]:g} on every prompt (a distance to itself?)")
-    if nonzero:
-        notes.append("non-zero, and smaller than the margin")
     return notes

@@ -1,9 +1,8 @@
-"""Intervals of the mean of prompt-level numbers: BCa, percentile, studentised and Student's t, and one for
-differences of 0/1 scores.
+"""Intervals of the mean of prompt-level numbers: combined, BCa, percentile, studentised and Student's t.
 
-Which one to trust at which size was measured, see the table in docs/power.md: BCa is the default, the
-studentised bootstrap and t are closer to their level for small skewed samples, and for rare changes of a 0/1
-score with few prompts only `paired_proportions` holds.
+Which one to trust at which size was measured, see the table in docs/power.md: "combined", the wider of t and
+the studentised bootstrap at each end, holds for symmetric, heavy-tailed, skewed and mostly zero differences
+alike and is the default. For 0/1 scores only `paired_proportions` holds where few prompts change.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from sinkscope.errors import UsageError, unknown
+from sinkscope.errors import unknown
 
 from ._bootstrap import (
     Floats,
@@ -24,6 +23,7 @@ from ._bootstrap import (
     bca_ends,
     check_options,
     checked,
+    combined_ends,
     is_constant,
     percentile_ends,
     resampled_means,
@@ -31,13 +31,13 @@ from ._bootstrap import (
 )
 from ._tests import cluster_means
 
-Method = Literal["bca", "percentile", "studentised", "t"]
+Method = Literal["combined", "bca", "percentile", "studentised", "t"]
 
 
 def mean_interval(
     values: ArrayLike,
     *,
-    method: Method = "bca",
+    method: Method = "combined",
     levels: Sequence[float] = (0.95,),
     draws: int = 10_000,
     rng: np.random.Generator,
@@ -46,8 +46,8 @@ def mean_interval(
 
     Args:
         values: `[..., n]`, one value per prompt; rows are resampled together.
-        method: "bca" (Efron 1987), "percentile" (Efron 1979), "studentised" (the bootstrap-t) or "t"
-            (Student; no draws).
+        method: "combined" (t and studentised, whichever reaches further), "bca" (Efron 1987), "percentile"
+            (Efron 1979), "studentised" (the bootstrap-t) or "t" (Student; no draws).
         levels: Confidence levels in (0, 1).
         draws: Bootstrap samples.
         rng: From `keyed_generator`; consumed.
@@ -132,33 +132,6 @@ def clustered_interval(
     return [Interval(low[0], high[0]) for low, high in ends]
 
 
-def paired_proportions(differences: ArrayLike, *, level: float = 0.95) -> Interval:
-    """Interval of the mean of differences of two 0/1 scores (Agresti and Min 2005).
-
-    Wald's interval after adding half an observation to each of the four cells of the paired table. Unlike the
-    bootstrap and t it does not shrink to nothing where few or no pairs differ.
-
-    Args:
-        differences: `[..., n]` of -1, 0 and 1: one seed per prompt.
-        level: Confidence level.
-
-    Raises:
-        UsageError: Other values, for example averages over seeds.
-    """
-    d = checked(differences)
-    if not np.isin(d, (-1.0, 0.0, 1.0)).all():
-        raise UsageError(
-            "Got differences other than -1, 0 and 1, expected those of two 0/1 scores with one seed per "
-            'prompt. Use mean_interval(..., method="t") for averages over seeds.'
-        )
-    check_options((level,), draws=100)
-    n = d.shape[-1] + 2
-    up, down = (d == 1).sum(axis=-1) + 0.5, (d == -1).sum(axis=-1) + 0.5
-    mean = (up - down) / n
-    half = stats.norm.isf((1 - level) / 2) * np.sqrt((up + down) - (up - down) ** 2 / n) / n
-    return Interval(np.maximum(mean - half, -1.0), np.minimum(mean + half, 1.0))
-
-
 def _ends(
     rows: Floats, method: Method, levels: Sequence[float], draws: int, rng: np.random.Generator
 ) -> Floats:
@@ -167,9 +140,11 @@ def _ends(
         error = rows.std(axis=-1, ddof=1) / np.sqrt(n)
         half = [stats.t.isf((1 - level) / 2, n - 1) * error for level in levels]
         return np.stack([np.stack([mean - h, mean + h]) for h in half])
-    means, spreads = resampled_means(rows, draws, rng, spread=method == "studentised")
-    if method == "studentised":
-        return studentised_ends(means, spreads, rows, levels)
+    with_spread = method in ("studentised", "combined")
+    means, spreads = resampled_means(rows, draws, rng, spread=with_spread)
+    if with_spread:
+        make = studentised_ends if method == "studentised" else combined_ends
+        return make(means, spreads, rows, levels)
     if method == "percentile":
         return percentile_ends(means, levels)
     # For a mean, leaving value i out moves the estimate by (value - mean) / (n - 1): no loop is needed.

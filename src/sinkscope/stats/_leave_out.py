@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ def leave_one_task_out(
     metrics: Sequence[str] | None = None,
     margins: Mapping[str, float | Literal["seed"]] | None = None,
     seed_arms: Sequence[str] = (),
+    identical: Collection[tuple[str, str]] = (),
     level: float = 0.95,
     draws: int = 10_000,
     seed: int = 0,
@@ -61,6 +62,7 @@ def leave_one_task_out(
             margins=margins,
             seed_arms=seed_arms,
             measured=measured,
+            identical=identical,
             by_task=False,
             level=level,
             draws=draws,

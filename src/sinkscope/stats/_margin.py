@@ -105,7 +105,7 @@ def calibrated_margin(
         )
     rng = keyed_generator(seed, "seed-margin", metric, *prompts)
     if quantile is None:
-        ends = mean_interval(noise, levels=(0.90,), draws=draws, rng=rng)[0]
+        ends = mean_interval(noise, method="bca", levels=(0.90,), draws=draws, rng=rng)[0]
         estimate, low, high = float(noise.mean()), float(ends.low), float(ends.high)
     else:
         drawn = np.concatenate(

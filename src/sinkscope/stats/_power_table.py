@@ -21,7 +21,6 @@ from ._power import (
     prompts_for_difference,
     prompts_for_equivalence,
 )
-from ._verdict import TOST_ALPHA
 
 POWER_COLUMNS = tuple(
     (
@@ -46,8 +45,8 @@ def power_table(
         effects: The table of effects.
         metric: One metric; all by default.
         effect: A mean difference to be found by the paired t test.
-        margin: A margin inside which TOST is to place a true difference of zero. With neither, each metric's
-            own margin is asked about, where it has one.
+        margin: A margin inside which the whole interval is to lie at a true difference of zero. With neither,
+            each metric's own margin is asked about, where it has one.
         power: Chance of success that is asked for.
 
     Returns:
@@ -98,7 +97,7 @@ def _row(
     out |= {
         "detectable_effect": detectable_effect(n, sd, power=power, alpha=alpha),
         "detectable_effect_holm": detectable_effect(n, sd, power=power, alpha=alpha / family),
-        "detectable_margin": detectable_margin(n, sd, power=power, alpha=TOST_ALPHA),
+        "detectable_margin": detectable_margin(n, sd, power=power, alpha=alpha / 2),
     }
     if effect is None and margin is None:
         own = float(row.get("margin", NAN))
@@ -107,8 +106,8 @@ def _row(
         now = power_difference(n, effect, sd, alpha=alpha)
         return out | _answer(f"effect {effect:g}", now, n, lambda s: _find(effect, s, power, alpha), sd)
     if margin is not None:
-        now = power_equivalence(n, margin, sd, alpha=TOST_ALPHA)
-        return out | _answer(f"margin {margin:g}", now, n, lambda s: _stay(margin, s, power), sd)
+        now = power_equivalence(n, margin, sd, alpha=alpha / 2)
+        return out | _answer(f"margin {margin:g}", now, n, lambda s: _stay(margin, s, power, alpha), sd)
     return out
 
 
@@ -116,8 +115,8 @@ def _find(effect: float, sd: float, power: float, alpha: float) -> Needed:
     return prompts_for_difference(effect, sd, power=power, alpha=alpha)
 
 
-def _stay(margin: float, sd: float, power: float) -> Needed:
-    return prompts_for_equivalence(margin, sd, power=power, alpha=TOST_ALPHA)
+def _stay(margin: float, sd: float, power: float, alpha: float) -> Needed:
+    return prompts_for_equivalence(margin, sd, power=power, alpha=alpha / 2)
 
 
 def _answer(asked: str, now: float, n: int, needed: Any, sd: float) -> dict[str, Any]:

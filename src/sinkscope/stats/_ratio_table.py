@@ -13,7 +13,7 @@ from sinkscope.errors import UsageError
 from ._bootstrap import keyed_generator
 from ._effects import Contrast
 from ._ratio import NAN, Ratio, ratio_of_means
-from ._scores import LEAST_PAIRS, Complete, Scores, check_names, complete, read_scores, refuse_gaps
+from ._scores import LEAST_PAIRS, Complete, Gate, Scores, check_names, complete, read_scores
 
 RATIO_COLUMNS = tuple(
     (
@@ -51,28 +51,33 @@ def ratios(
 
     Returns:
         Columns `RATIO_COLUMNS`. `mean_arm` and `mean_reference` are measured from the zero, so SSIM counts as
-        SSIM - 1. `ci_*` is BCa over prompts, `fieller_*` the cross-check; `note` says why one is missing.
+        SSIM - 1. `ci_*` is the combined interval over prompts, `fieller_*` the cross-check; `note` says why
+        one is missing.
 
     Raises:
         UsageError: A metric without a natural zero, an unknown arm or metric.
-        NonFiniteError: Too few complete pairs.
+        NonFiniteError: Too few complete pairs in every row; where it is in some, their notes say so.
     """
     table = read_scores(scores)
     check_names("metric", tuple(metrics), table.metrics)
     check_names("arm", tuple(arm for c in contrasts for arm in (c.arm, c.reference)), table.arms)
     rows = []
+    gate = Gate(least_pairs)
     for metric in metrics:
         zero = _zero(table, metric, dict(zeros or {}), baseline)
         for contrast in contrasts:
             pair = (contrast.arm, contrast.reference)
             for task in ["all", *np.unique(table.task).tolist()]:
-                case = complete(table, metric, pair, task)
-                if task == "all" and table.scored(metric, pair):
-                    refuse_gaps(case, what=f"Ratio {contrast.name}, metric {metric}", least_pairs=least_pairs)
+                case, refused = complete(table, metric, pair, task), ""
+                if task == "all":
+                    what = f"Ratio {contrast.name}, metric {metric}"
+                    case, refused = gate.admit(case, what=what, scored=table.scored(metric, pair))
                 found = _ratio(case, zero, level=level, draws=draws, seed=seed)
+                found = found._replace(reason=refused or found.reason)
                 rows.append(
                     {"metric": metric, "task": task, "level": level} | _row(contrast, case, zero, found)
                 )
+    gate.close()
     return pd.DataFrame(rows, columns=list(RATIO_COLUMNS))
 
 

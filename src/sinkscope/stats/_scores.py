@@ -44,6 +44,11 @@ class Scores:
         """Say whether every one of `arms` was scored with `metric` at all."""
         return all((metric, arm) in self.values for arm in arms)
 
+    def is_binary(self, metric: str) -> bool:
+        """Say whether every score of `metric` in the table, of any arm, is 0 or 1."""
+        columns = [column for (name, _), column in self.values.items() if name == metric]
+        return all(np.isin(column[np.isfinite(column)], (0.0, 1.0)).all() for column in columns)
+
 
 class Complete(NamedTuple):
     """Complete cases of some arms for one metric and one task ("all" for every task)."""
@@ -56,6 +61,8 @@ class Complete(NamedTuple):
     """Units left out."""
     reasons: str
     """Why, as "3 truncated, 1 no row"; empty when nothing is missing."""
+    seeds: Floats = np.empty(0)
+    """Complete seeds of each prompt `[prompt]`."""
 
 
 def read_scores(table: pd.DataFrame) -> Scores:
@@ -110,18 +117,51 @@ def complete(scores: Scores, metric: str, arms: tuple[str, ...], task: str = "al
         n_units=int(ok.sum()),
         missing=int(lost.sum()),
         reasons=_reasons(scores, metric, arms, lost),
+        seeds=count.astype(np.float64),
     )
 
 
-def refuse_gaps(case: Complete, *, what: str, least_pairs: float) -> None:
-    """Raise `NonFiniteError` when fewer than the share `least_pairs` of the units is complete."""
-    total = case.n_units + case.missing
-    if case.n_units < least_pairs * total:
-        raise NonFiniteError(
+class Gate:
+    """Keeps comparisons with too many gaps out of a table, and refuses a table in which nothing else is left.
+
+    Args:
+        least_pairs: Share of the units that must be complete.
+    """
+
+    def __init__(self, least_pairs: float) -> None:
+        self._least, self._refused, self._passed = least_pairs, list[str](), 0
+
+    def has_gaps(self, case: Complete) -> bool:
+        """Say whether fewer than the share `least_pairs` of the units is complete."""
+        return case.n_units < self._least * (case.n_units + case.missing)
+
+    def admit(self, case: Complete, *, what: str, scored: bool) -> tuple[Complete, str]:
+        """Return the case and no reason, or without its values and the reason why it is refused.
+
+        Args:
+            case: Over all prompts.
+            what: What it is for, at the start of the error.
+            scored: False where an arm has no score at all, which is no gap but stated by the case itself.
+        """
+        if not scored:
+            return case, ""
+        if not self.has_gaps(case):
+            self._passed += 1
+            return case, ""
+        total = case.n_units + case.missing
+        self._refused.append(
             f"{what}: {case.n_units} of {total} units have every score ({case.n_units / total:.1%}), "
-            f"expected at least {least_pairs:.0%}. Missing: {case.reasons}. Score those units again, "
+            f"expected at least {self._least:.0%}. Missing: {case.reasons}. Score those units again, "
             "or pass least_pairs= to analyse what is there."
         )
+        nothing = case._replace(values=case.values[:, :0], prompts=(), seeds=case.seeds[:0])
+        return nothing, f"refused: at least {self._least:.0%} of the pairs must be complete"
+
+    def close(self) -> None:
+        """Raise `NonFiniteError` when everything that was scored has been refused."""
+        if self._refused and not self._passed:
+            more = len(self._refused) - 1
+            raise NonFiniteError(self._refused[0] + (f" So it is with {more} more." if more else ""))
 
 
 def check_names(kind: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:

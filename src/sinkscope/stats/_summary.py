@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ._bootstrap import Floats, Interval, keyed_generator
 from ._intervals import Method, mean_interval
 from ._multiplicity import benjamini_hochberg, holm
+from ._proportions import paired_proportions
 from ._signflip import sign_flip
 from ._tests import cohen_dz, paired_t, wilcoxon
 
 NAN = float("nan")
+AUTO: Literal["auto"] = "auto"
+PROPORTIONS = "proportions"
+"""Name of the interval for paired proportions in tables."""
 
 
 class Sample(NamedTuple):
@@ -22,6 +26,10 @@ class Sample(NamedTuple):
 
     values: Floats
     prompts: tuple[str, ...]
+    seeds: Floats | None = None
+    """For differences of 0/1 scores: how many were averaged in each prompt `[n]`."""
+    span: float = 1.0
+    """For those: the largest difference there can be, 2 for a difference of differences."""
 
 
 class Summary(NamedTuple):
@@ -35,21 +43,11 @@ class Summary(NamedTuple):
     p_t: float
     p_wilcoxon: float
     p_signflip: float
-    guard90: tuple[float, float] = (NAN, NAN)
-    """Studentised 90 % interval that a claim of equivalence must pass too; where it is undefined, since few
-    prompts differ, the range of the differences; NaN where it was not asked for."""
+    interval: str = ""
+    """How the intervals were made: a `Method` or "proportions"."""
 
-    def widest90(self, flips: tuple[float, float] | None) -> tuple[float, float]:
-        """The interval that must lie inside a margin: the hull of the 90 % intervals.
 
-        Of skewed effects that lie at the margin, TOST and BCa together accept 7 % instead of 5 % with 32
-        prompts, the hull with the studentised interval 5.8 % (docs/power.md). For a 0/1 score the interval
-        for paired proportions, `flips`, takes its place.
-        """
-        low, high = flips if flips else self.guard90
-        if np.isnan(low) or np.isnan(high):
-            return -np.inf, np.inf
-        return min(self.ci90[0], low), max(self.ci90[1], high)
+NOTHING = Summary(NAN, NAN, NAN, (NAN, NAN), (NAN, NAN), NAN, NAN, NAN)
 
 
 def summarise(
@@ -58,51 +56,60 @@ def summarise(
     level: float,
     draws: int,
     seed: int,
-    interval: Method = "bca",
-    guard: bool = False,
+    interval: Method | Literal["auto"] = AUTO,
 ) -> list[Summary]:
     """Summarise every sample; those with the same prompts share their bootstrap draws and sign patterns
-    (keyed by seed and prompts). With `guard` the studentised 90 % interval is made too.
+    (keyed by seed and prompts).
+
+    Args:
+        samples: What to summarise.
+        level: Confidence level of `ci`.
+        draws: Bootstrap draws, sign patterns.
+        seed: Key of both.
+        interval: "auto": for paired proportions where `seeds` are given, combined for the others.
     """
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, sample in enumerate(samples):
         groups[sample.prompts].append(index)
-    out: list[Summary] = [Summary(NAN, NAN, NAN, (NAN, NAN), (NAN, NAN), NAN, NAN, NAN)] * len(samples)
+    out: list[Summary] = [NOTHING] * len(samples)
     for prompts, members in groups.items():
         if len(prompts) < 2:
             for index in members:
                 value = samples[index].values
-                out[index] = out[index]._replace(mean=float(value[0]) if value.size else NAN)
+                out[index] = NOTHING._replace(mean=float(value[0]) if value.size else NAN)
             continue
         stack = np.stack([samples[index].values for index in members])
-        rng = keyed_generator(seed, "bootstrap", *prompts)
-        wide, narrow = mean_interval(stack, method=interval, levels=(level, 0.90), draws=draws, rng=rng)
-        again = keyed_generator(seed, "bootstrap", *prompts)
-        (guards,) = (
-            mean_interval(stack, method="studentised", levels=(0.90,), draws=draws, rng=again)
-            if guard
-            else [narrow]
-        )
-        flips = keyed_generator(seed, "sign-flip", *prompts)
+        levels = (level, 0.90)
+        method: Method = "combined" if interval == AUTO else interval
+        flips = [interval == AUTO and samples[index].seeds is not None for index in members]
+        ends = np.empty((len(levels), 2, len(members)))
+        rest = ~np.array(flips)
+        if rest.any():
+            rng = keyed_generator(seed, "bootstrap", *prompts)
+            ends[..., rest] = mean_interval(stack[rest], method=method, levels=levels, draws=draws, rng=rng)
+        for row in np.flatnonzero(flips).tolist():
+            ends[..., row] = _proportions(samples[members[row]], levels)
         columns = (
             stack.mean(axis=-1),
             stack.std(axis=-1, ddof=1),
             cohen_dz(stack),
             paired_t(stack),
             wilcoxon(stack),
-            sign_flip(stack, draws=draws, rng=flips),
+            sign_flip(stack, draws=draws, rng=keyed_generator(seed, "sign-flip", *prompts)),
         )
         for row, index in enumerate(members):
             mean, sd, dz, p_t, p_w, p_s = (float(column[row]) for column in columns)
-            ends = _pair(wide, row), _pair(narrow, row)
-            out[index] = Summary(mean, sd, dz, *ends, p_t, p_w, p_s)
-            if guard:
-                bounds = _pair(guards, row)
-                if np.isnan(bounds).any():
-                    # Too few prompts differ for resamples to vary: then every difference must lie inside.
-                    bounds = float(stack[row].min()), float(stack[row].max())
-                out[index] = out[index]._replace(guard90=bounds)
+            wide, narrow = ((float(low), float(high)) for low, high in ends[:, :, row])
+            how = PROPORTIONS if flips[row] else method
+            out[index] = Summary(mean, sd, dz, wide, narrow, p_t, p_w, p_s, how)
     return out
+
+
+def _proportions(sample: Sample, levels: Sequence[float]) -> list[Interval]:
+    """Intervals of a 0/1 score. A difference of differences is twice the mean of both, as of two seeds."""
+    values, seeds = sample.values / sample.span, np.asarray(sample.seeds) * sample.span
+    found = [paired_proportions(values, level=level, seeds=seeds) for level in levels]
+    return [Interval(sample.span * low, sample.span * high) for low, high in found]
 
 
 class Adjusted(NamedTuple):
@@ -130,7 +137,3 @@ def adjust(p: Sequence[float], family: Iterable[object]) -> Adjusted:
         for index, strict, loose in zip(rows, holm(raw), benjamini_hochberg(raw), strict=True):
             out.holm[index], out.bh[index], out.size[index] = float(strict), float(loose), len(rows)
     return out
-
-
-def _pair(interval: Interval, row: int) -> tuple[float, float]:
-    return float(interval.low[row]), float(interval.high[row])

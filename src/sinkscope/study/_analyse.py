@@ -16,12 +16,16 @@ from sinkscope import stats
 from sinkscope.stats import Contrast
 from sinkscope.study import _files, _tables
 from sinkscope.study._matches import save_matches
-from sinkscope.study._record import budget
+from sinkscope.study._plan import make_plan
+from sinkscope.study._progress import Meter
+from sinkscope.study._record import budget, recorded_prompts
 from sinkscope.study._store import Store
 from sinkscope.study._study import Study
 
+Pairs = frozenset[tuple[str, str]]
+
 BOOTSTRAP_SEED = 0
-TABLES = 3
+TABLES = 4
 """Raised when tables get other columns, so that a finished run is analysed again."""
 NO_EFFECTS = "metric task contrast kind arm reference n_prompts n_units effect ci_low ci_high verdict note"
 """Columns of the table of effects where a study declares no contrast."""
@@ -99,28 +103,58 @@ def _control_ladder(study: Study, arms: Mapping[str, float]) -> dict[str, float]
     return complete[0] if complete else None
 
 
-def analyse(store: Store, study: Study) -> None:
+def analyse(store: Store, study: Study, *, show: bool = True) -> None:
     """Write `effects.parquet`, `dose.parquet`, `ratios.parquet`, `boundary.parquet` and
     `leave_one_out.parquet` from `scores.parquet`, and `matches.parquet` from `receipts.parquet`, unless they
-    already follow from it.
+    already follow from it. Says which contrasts were refused, unless `show` is false.
 
     Raises:
         StoreError: The scores are missing or damaged.
         SinkscopeError: The scores cannot be analysed; they are kept.
     """
-    key = _key(store, study)
+    same = same_images(store, study)
+    key = _key(store, study, same)
     scores = None
     for name, make in MAKERS.items():
         if not store.table_is_current(name, key):
             scores = store.table("scores") if scores is None else scores
-            store.save_table(name, make(scores, study), key)
+            table = make(scores, study, same)
+            store.save_table(name, table, key)
+            if name == "effects":
+                _say_refused(table, show=show)
     save_matches(store, study, contrasts(study))
 
 
-def _key(store: Store, study: Study) -> str:
+def _say_refused(effects: pd.DataFrame, *, show: bool) -> None:
+    whole = effects[effects["task"] == "all"]
+    for metric, rows in whole[whole["note"].str.contains("refused: ")].groupby("metric", sort=False):
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        Meter("analyse", 0, show=show).note(
+            f"note: {metric}: no effect of {rows['contrast'].iloc[0]}{more}: {rows['note'].iloc[0]} (column "
+            "note of effects.parquet)"
+        )
+
+
+def same_images(store: Store, study: Study) -> Pairs:
+    """Contrasts whose arms made the very same image of every unit: their scores are equal by no chance."""
+    record = store.record()
+    if record is None:
+        return frozenset()
+    plan = make_plan(study, recorded_prompts(record), record["resolved"]["batch"])
+    digests = store.image_digests(plan)
+    units = [unit.id for unit in plan.units]
+    return frozenset(
+        (pair.arm, pair.reference)
+        for pair in contrasts(study)
+        if all(digests[pair.arm, unit] == digests[pair.reference, unit] for unit in units)
+    )
+
+
+def _key(store: Store, study: Study, same: Pairs) -> str:
     scores = _files.digest(_files.read_bytes(store.folder / "scores.parquet"))
     declared = [[entry.arm, entry.reference, entry.kind] for entry in contrasts(study)]
     settings = [dict(study.margins), study.level, study.draws, BOOTSTRAP_SEED, list(study.metrics), TABLES]
+    settings += [sorted(map(list, same))]
     return _files.digest(_files.canonical([scores, declared, settings, _stats_version()]).encode())
 
 
@@ -134,7 +168,7 @@ def _settings(study: Study) -> dict[str, Any]:
     return {"level": study.level, "draws": study.draws, "seed": BOOTSTRAP_SEED}
 
 
-def _effects(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
+def _effects(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
     settings = _settings(study)
     declared = contrasts(study)
     if not declared or scores.empty:
@@ -145,11 +179,12 @@ def _effects(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
         metrics=list(study.metrics),
         margins=dict(study.margins),
         seed_arms=_tables.seed_arms(study),
+        identical=same,
         **settings,
     )
 
 
-def _dose(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
+def _dose(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
     settings = _settings(study)
     frames = []
     for arms, control in ladders(study) if len(scores) else ():
@@ -169,13 +204,23 @@ def _dose(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
     )
 
 
-MAKERS: dict[str, Callable[[pd.DataFrame, Study], pd.DataFrame]] = {
+def _ratios(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
+    return _tables.ratios(scores, study, contrasts(study), _settings(study))
+
+
+def _boundaries(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
+    return _tables.boundaries(scores, study, ladders(study), _settings(study))
+
+
+def _leave_one_out(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
+    return _tables.leave_one_out(scores, study, contrasts(study), same, _settings(study))
+
+
+MAKERS: dict[str, Callable[[pd.DataFrame, Study, Pairs], pd.DataFrame]] = {
     "effects": _effects,
     "dose": _dose,
-    "ratios": lambda scores, study: _tables.ratios(scores, study, contrasts(study), _settings(study)),
-    "boundary": lambda scores, study: _tables.boundaries(scores, study, ladders(study), _settings(study)),
-    "leave_one_out": lambda scores, study: _tables.leave_one_out(
-        scores, study, contrasts(study), _settings(study)
-    ),
+    "ratios": _ratios,
+    "boundary": _boundaries,
+    "leave_one_out": _leave_one_out,
 }
-"""File name -> how it is made from the scores."""
+"""File name -> how it is made from the scores, the study and the contrasts of equal images."""

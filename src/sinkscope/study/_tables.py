@@ -6,7 +6,7 @@ columns where the study gives nothing to fill it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -68,7 +68,11 @@ def boundaries(
 
 
 def leave_one_out(
-    scores: pd.DataFrame, study: Study, declared: Sequence[Contrast], settings: Mapping[str, Any]
+    scores: pd.DataFrame,
+    study: Study,
+    declared: Sequence[Contrast],
+    same: Collection[tuple[str, str]],
+    settings: Mapping[str, Any],
 ) -> pd.DataFrame:
     """The effects over all prompts with one task left out at a time, where there are several tasks."""
     if not declared or scores.empty or scores["task"].nunique() < 2:
@@ -79,6 +83,7 @@ def leave_one_out(
         metrics=list(study.metrics),
         margins=dict(study.margins),
         seed_arms=seed_arms(study),
+        identical=same,
         **settings,
     )
 
