@@ -32,20 +32,27 @@ def state(pipe: Any) -> tuple[Any, ...]:
 class _Counter(TorchDispatchMode):
     calls = 0
 
+    def __init__(self, written_out: bool) -> None:
+        super().__init__()
+        self.written_out = written_out
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func)
         self.calls += ("scaled_dot_product" in name and "backward" not in name) or "_safe_softmax" in name
+        # Of the softmaxes that models write out only those of attention are over more than two axes.
+        self.calls += self.written_out and "aten._softmax" in name and args[0].dim() > 2
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def dispatch_count(pipe: Any) -> Iterator[list[int]]:
-    """Count attention kernels run inside the denoisers, below everything a session looks at."""
+def dispatch_count(pipe: Any, *, written_out: bool = False) -> Iterator[list[int]]:
+    """Count attention kernels run inside the denoisers, below everything a session looks at; with
+    `written_out` also attention whose softmax the model computes itself."""
     total = [0]
 
     def counted(forward: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            with _Counter() as counter:
+            with _Counter(written_out) as counter:
                 result = forward(*args, **kwargs)
             total[0] += counter.calls
             return result

@@ -55,15 +55,15 @@ def test_every_call_is_seen_once_and_nothing_changes(specimen: Specimen) -> None
     pipe = built(specimen)
     expected = plain(specimen)  # transformers installs hooks of its own in the first run
     before = state(pipe)
-    with dispatch_count(pipe) as counted:
+    with dispatch_count(pipe, written_out=specimen.written_out) as counted:
         specimen.run(pipe)
     with Session(pipe, lambda call, run: run(call), sites=specimen.sites) as session:
         handled = specimen.run(pipe)
     with Session(pipe, sites=specimen.sites):
         empty = specimen.run(pipe)
     assert session.calls == counted[0] > 0
-    assert torch.equal(expected, handled)
-    assert torch.equal(expected, empty)
+    assert torch.equal(handled, empty)
+    assert torch.equal(expected, handled) if specimen.exact else torch.allclose(expected, handled, atol=1e-5)
     assert state(pipe) == before
     assert torch.equal(expected, specimen.run(pipe))
 
@@ -294,8 +294,8 @@ def _compare(specimen: Specimen, tokens: Sequence[str | None], segments: dict[st
     for position, token in enumerate(tokens):
         inside = {name for name, mask in segments.items() if mask[position]}
         if token == "register" and specimen.names.get(token) is None:
-            assert inside & {"register", "padding"}
-            assert not inside & (streams - {"register"})
+            assert inside & set(specimen.learned)
+            assert not inside & (streams - set(specimen.learned))
         elif token is not None:
             part = {fine for fine, stream in specimen.finer.items() if stream == token} & inside
             assert inside & streams == (part or {specimen.names.get(token, token)})

@@ -61,6 +61,8 @@ class Specimen:
     """What the family table calls a stream that the probe names otherwise."""
     finer: Mapping[str, str] = field(default_factory=dict)
     """Segments of the family table that are part of a stream to the probe, and the name of that stream."""
+    learned: tuple[str, ...] = ("register", "padding")
+    """Segments of tokens that are learned, which the probe all calls registers."""
     mixed: bool = False
     """Whether some tokens depend on several inputs, so that the probe gives them no name."""
     grid: bool = True
@@ -70,6 +72,11 @@ class Specimen:
     refused: str | None = None
     """What a session cannot see of it, for the table; None if it sees everything. With `sites`, the text of
     the error that an unrestricted session raises."""
+    exact: bool = True
+    """Whether a session changes no bit; not where the model leaves a fused path under any session
+    (`nn.MultiheadAttention`)."""
+    written_out: bool = False
+    """Whether the model writes its softmax out, which the independent count then has to count too."""
     tolerance: float = 2e-6
     """Largest difference between a call's output and explicit softmax attention, relative to the largest
     value or 1."""

@@ -26,6 +26,9 @@ from .families.language import READ_OFF
 SINK_LOGIT = "sink_logit"
 """Segment of the key that stands for a learned sink logit."""
 
+POOL = "pool"
+"""Segment of the learned queries of a pooling head."""
+
 Labels = list[list[tuple[str, int]]]
 """For each row the segment of each token and its index within the segment."""
 
@@ -65,6 +68,8 @@ class Reader:
             if text is not None and tower is not None and tower.reads == "text" and keys:
                 masks |= _roles(call, text)
                 queries = _text_queries(call, text)
+            elif tower is not None and keys and call.site.kind == "cross":
+                queries = {POOL: torch.ones(call.q.shape[2], dtype=torch.bool)}
             elif tower is not None and keys and call.q.shape[2] == call.k.shape[2]:
                 queries = masks
             kept[("segments", key)] = [
