@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from tests import tiny
 from torch import Tensor
 
+from . import image_pipelines as pipelines
 from .schedulers import DIFFUSION, FLOW
 from .specimen import Specimen
 
@@ -22,15 +24,80 @@ def _known(name: str, title: str, build: Callable[[], Any], **facts: Any) -> Spe
     return Specimen(name=name, title=title, group="image", build=build, run=latents, **facts)
 
 
+def _run(pipe: Any, *, defaults: Mapping[str, Any], **changes: Any) -> Tensor:
+    return pipelines.run(pipe, **{**defaults, **changes})
+
+
+def _pipe(
+    name: str, title: str, build: Callable[[], Any], given: Mapping[str, Any], **facts: Any
+) -> Specimen:
+    facts = {"words": "acat", "run": partial(_run, defaults=given), **facts}
+    return Specimen(name=name, title=title, group="image", build=build, **facts)
+
+
 _CLIP = (("bos", 1), ("content", 4), ("eos", 1), ("pad", tiny.TEXT - 6))
 _T5 = (("content", 6), ("eos", 1), ("pad", tiny.T5_TEXT - 7))
 _SD3 = {"words": "acatacat", "segments": ("image", "text", "clip", "t5"), "roles": (*_CLIP, *_T5)}
+_SEPARATE: dict[str, Any] = {"guidance": "separate calls", "order": ("cond", "uncond")}
+_USER = len("<user\n")
+_REPLY = len("\n<assistant")
+_TURN = (("template", _USER), ("content", 5), ("eos", 1), ("template", _REPLY))
+"""A chat turn for one token per byte, turn marks counted as one."""
 
 IMAGES: tuple[Specimen, ...] = (
     _known("sd3", "Stable Diffusion 3", tiny.tiny_sd3, schedulers=FLOW, **_SD3),
     _known("sd35", "Stable Diffusion 3.5", tiny.tiny_sd35, **_SD3),
-    _known("flux", "FLUX.1", tiny.tiny_flux, guidance="distilled", roles=_T5),
+    _known("flux", "FLUX.1", tiny.tiny_flux, guidance="distilled", roles=_T5, schedulers=("flow unipc",)),
     _known("sdxl", "Stable Diffusion XL", tiny.tiny_sdxl, schedulers=DIFFUSION, roles=_CLIP),
     _known("sd15", "Stable Diffusion 1.5", tiny.tiny_sd15, schedulers=DIFFUSION, roles=_CLIP),
     _known("pixart", "PixArt-Sigma", tiny.tiny_pixart, schedulers=DIFFUSION, roles=_T5),
+    _pipe(
+        "flux2",
+        "FLUX.2",
+        pipelines.flux2,
+        {"height": 8, "width": 8, "max_sequence_length": 40, "text_encoder_out_layers": (0, 1)},
+        schedulers=("flow unipc",),
+        roles=(*_TURN, ("pad", 40 - 6 - 6 - _REPLY)),
+        **_SEPARATE,
+    ),
+    _pipe(
+        "chroma",
+        "Chroma",
+        pipelines.chroma,
+        {"max_sequence_length": tiny.T5_TEXT},
+        schedulers=("flow unipc",),
+        roles=_T5,
+        **_SEPARATE,
+    ),
+    _pipe(
+        "qwen-image",
+        "Qwen-Image",
+        pipelines.qwen_image,
+        {"negative_prompt": "x"},
+        schedulers=("flow unipc",),
+        roles=(("content", 5), ("eos", 1), ("template", 1)),
+        off={"true_cfg_scale": 1.0, "num_images_per_prompt": 2},
+        **_SEPARATE,
+    ),
+    _pipe(
+        "z-image",
+        "Z-Image",
+        pipelines.z_image,
+        {"max_sequence_length": 64},
+        roles=_TURN,
+        segments=("image", "text", "padding"),
+        guidance="one batch",
+        order=("cond", "uncond"),
+        off={"guidance_scale": 0.0, "num_images_per_prompt": 2},
+    ),
+    _pipe(
+        "lumina2",
+        "Lumina-Image 2.0",
+        pipelines.lumina2,
+        {"height": 64, "width": 64, "max_sequence_length": 48},
+        roles=(("bos", 1), ("template", len("Be nice. <Prompt Start> ")), ("content", 5)),
+        segments=("image", "text", "padding"),
+        schedulers=("flow unipc",),
+        **_SEPARATE,
+    ),
 )

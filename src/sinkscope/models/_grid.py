@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-LATENTS = ("hidden_states", "sample")
+LATENTS = ("hidden_states", "sample", "x")
 
 
 class Place(NamedTuple):
@@ -30,9 +30,15 @@ def image_grid(inputs: Mapping[str, Any], count: int) -> list[tuple[int, int]] |
     """Row and column of each image token: from position ids where the model is given them, else from the
     latents' shape."""
     ids = inputs.get("img_ids")
-    if isinstance(ids, Tensor) and ids.shape[-2] == count and ids.shape[-1] == 3:
-        places = ids.reshape(-1, count, 3)[0].long().tolist()
-        return [(row, column) for _, row, column in places]
+    if isinstance(ids, Tensor) and ids.shape[-2] == count and ids.shape[-1] in (3, 4):
+        places = ids.reshape(-1, count, ids.shape[-1])[0].long().tolist()
+        return [(place[1], place[2]) for place in places]
+    shapes = inputs.get("img_shapes")
+    if shapes:
+        # Several images of one row follow each other.
+        sizes = shapes[0] if isinstance(shapes[0], list) else shapes
+        found = [divmod(i, width) for *_, height, width in sizes for i in range(height * width)]
+        return found if len(found) == count else None
     latents = _latents(inputs)
     if latents is None or latents.dim() != 4:
         return None
@@ -89,6 +95,9 @@ def _over_time(extent: Extent, count: int, folds: int) -> list[list[Place]] | No
 
 def _latents(inputs: Mapping[str, Any]) -> Tensor | None:
     latents = next((inputs[name] for name in LATENTS if inputs.get(name) is not None), None)
+    if isinstance(latents, list) and latents and isinstance(latents[0], Tensor) and latents[0].dim() == 4:
+        # A list with one image of one frame for each row.
+        return latents[0].transpose(0, 1) if latents[0].shape[1] == 1 else latents[0].unsqueeze(0)
     return latents if isinstance(latents, Tensor) else None
 
 

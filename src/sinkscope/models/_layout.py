@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ._call import AttentionCall, Token
 from ._grid import Place, visual_places
 from ._probe import Labels, probe_layout
-from ._spans import Row, Span, Spans, by_row, chain, length_of, masks, runs
+from ._spans import Row, Span, Spans, by_row, chain, length_of, local_name, masks, runs
 from ._tokens import Part, TextToken, text_parts, text_tokens
 from ._tracker import Evaluation
 from .families import Family, family_of
@@ -130,6 +130,7 @@ class Layout:
                 length,
                 branch=branch,
                 unit=unit,
+                units=1 + max((info.unit for info in evaluation.rows), default=0),
                 taken=None if family is None else family.taken,
             )
         tokens: tuple[TextToken, ...] = kept[key]
@@ -209,11 +210,6 @@ class Layout:
                 frame, line, column = place
                 tokens[key] = Token(key, span.name, position, string, role, encoder, line, column, frame)
         return tuple(tokens)
-
-
-def local_name(call: AttentionCall, evaluation: Evaluation) -> str:
-    """Path of the attention module inside its denoiser, whether or not the pipeline has several."""
-    return call.site.name.removeprefix(f"{evaluation.part}.") if evaluation.part else call.site.name
 
 
 def _shapes(inputs: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -63,7 +63,8 @@ class Prompts:
         """Side of each of `count` rows of the denoiser's input, told by the embedding it equals; None if some
         row equals neither or both."""
         for value in inputs.values():
-            if not isinstance(value, (Tensor, list)) or len(value) != count or self.positive is None:
+            rows = value.dim() == 3 if isinstance(value, Tensor) else isinstance(value, list)
+            if not rows or len(value) != count or self.positive is None:
                 continue
             hits = [[_among(row, side) for side in (self.positive, self.negative)] for row in value]
             if hits and all(sum(hit) == 1 for hit in hits):

@@ -7,10 +7,14 @@ stands for all rows or there is one list per row; masks have a row axis only whe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from ._call import AttentionCall
+    from ._tracker import Evaluation
 
 
 class Span(NamedTuple):
@@ -33,6 +37,11 @@ class Spans(NamedTuple):
     queries: list[Span] | list[list[Span]]
 
 
+def local_name(call: AttentionCall, evaluation: Evaluation) -> str:
+    """Path of the attention module inside its denoiser, whether or not the pipeline has several."""
+    return call.site.name.removeprefix(f"{evaluation.part}.") if evaluation.part else call.site.name
+
+
 def by_row(spans: Sequence[Span] | Sequence[Sequence[Span]], rows: int) -> list[Row]:
     """One tuple of spans per row of the call."""
     if all(isinstance(span, Span) for span in spans):
@@ -42,10 +51,13 @@ def by_row(spans: Sequence[Span] | Sequence[Sequence[Span]], rows: int) -> list[
 
 def chain(*lengths: tuple[str, int]) -> list[Span]:
     """Segments one behind the other; those of length 0 are left out."""
-    spans, start = [], 0
+    spans: list[Span] = []
+    counts: dict[str, int] = {}
+    start = 0
     for name, length in lengths:
         if length:
-            spans.append(Span(name, start, start + length))
+            spans.append(Span(name, start, start + length, counts.get(name, 0)))
+            counts[name] = counts.get(name, 0) + length
         start += length
     return spans
 

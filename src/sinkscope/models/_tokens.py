@@ -90,9 +90,21 @@ def text_tokens(
     *,
     branch: Branch,
     unit: int,
+    units: int = 1,
     taken: Taken | Literal["last"] | None = None,
 ) -> tuple[TextToken, ...]:
-    """Tokens of one row's text segment, unknown ones where no encoder ran for this side of guidance."""
+    """Tokens of one row's text segment, unknown ones where no encoder ran for this side of guidance.
+
+    Args:
+        pipe: Pipeline, for its tokenizers.
+        parts: What `text_parts` said.
+        prompts: What the encoders were given.
+        length: Positions of the text segment.
+        branch: Side of guidance of the row.
+        unit: Which image of the batch the row is.
+        units: How many images are made at once; those of one prompt stand next to each other.
+        taken: Of the family.
+    """
     tokens = [_UNKNOWN] * length
     if prompts is None:
         return tuple(tokens)
@@ -101,7 +113,7 @@ def text_tokens(
         for encoder in part.encoders:
             captured = prompts.captured(encoder, branch)
             if captured is not None and len(captured.ids):
-                prompt = _prompt_of(unit, prompts, captured)
+                prompt = min(unit // max(1, units // len(captured.ids)), len(captured.ids) - 1)
                 column = _encoder_tokens(pipe, encoder, captured, prompt)
                 if taken == "last":
                     column = column[part.start - part.stop :]
@@ -120,13 +132,6 @@ def text_tokens(
 def _padding(encoder: str) -> TextToken:
     """A position that no token stands behind: zeros, or a vector that the denoiser learned."""
     return TextToken(None, "pad", encoder)
-
-
-def _prompt_of(unit: int, prompts: Prompts, captured: Captured) -> int:
-    """Prompt a unit belongs to: images of one prompt stand next to each other."""
-    count = len(captured.ids)
-    images = max(1, prompts.rows // count) if prompts.rows else 1
-    return min(unit // images, count - 1)
 
 
 def _encoder_tokens(pipe: Any, encoder: str, captured: Captured, prompt: int) -> list[TextToken]:

@@ -10,7 +10,7 @@ what the pipeline announces (`cache_context`), from which rows of the denoiser's
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,12 +200,17 @@ class Tracker:
         order = family.rows if family else ("uncond", "cond")
         if prompts is not None and prompts.positive is not None and prompts.negative is None:
             # Some pipelines hand out both sides already concatenated; then the latents give it away.
-            both = count == 2 * prompts.rows or (self._guided() and _repeats(inputs))
+            guided = count == 2 * prompts.rows or self._guided() or prompts.negated
+            both = guided and _repeats(inputs)
             return _halves(count, order) if both else _plain(count, "none")
         if self.announced in ("cond", "uncond"):
             return _plain(count, "cond" if self.announced == "cond" else "uncond")
         if prompts is None or prompts.positive is None:
             return _halves(count, order) if _repeats(inputs) else _plain(count, "none")
+        told = prompts.sides(inputs, count)
+        # Three sides or more (image guidance, perturbed attention) are not just cond and uncond.
+        if told is not None and told.count("cond") in (0, count / 2, count):
+            return _numbered(told)
         return self._matched(count, inputs, prompts, order)
 
     def _matched(
@@ -219,7 +224,6 @@ class Tracker:
             return _halves(count, order)
         if count == prompts.rows:
             return _plain(count, prompts.side(inputs, slice(None)) or "cond")
-        # Three sides or more (image guidance, perturbed attention): these rows are not just cond and uncond.
         return tuple(RowInfo(row, "none", row % max(prompts.rows, 1)) for row in range(count))
 
     def _guided(self) -> bool:
@@ -228,6 +232,12 @@ class Tracker:
 
 def _plain(count: int, branch: Branch) -> tuple[RowInfo, ...]:
     return tuple(RowInfo(row, branch, row) for row in range(count))
+
+
+def _numbered(sides: Sequence[Branch]) -> tuple[RowInfo, ...]:
+    """Rows of known sides; the units of each side follow each other."""
+    units = {side: iter(range(len(sides))) for side in set(sides)}
+    return tuple(RowInfo(row, side, next(units[side])) for row, side in enumerate(sides))
 
 
 def _halves(count: int, order: tuple[Branch, Branch]) -> tuple[RowInfo, ...]:

@@ -1,0 +1,149 @@
+"""Tiny random text encoders of the kinds diffusion models read, and tokenizers that know single bytes.
+
+The tokenizers have the special marks, the padding side and the chat template of the released ones, so that
+what a pipeline drops, keeps and pads is what it drops, keeps and pads for its users.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    Gemma2Config,
+    Gemma2Model,
+    GlmConfig,
+    GlmModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+"""The chat template of the Qwen family."""
+WIDTH = 16
+"""Features per token of every tiny language model here."""
+
+
+def byte_tokenizer(
+    pad: str, *, bos: str | None = None, eos: str | None = None, others: tuple[str, ...] = (), **options: Any
+) -> Any:
+    """One token per byte; a begin mark is put before, an end mark (with `append_eos=True`) behind a text."""
+    append_eos = options.pop("append_eos", False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({piece: index for index, piece in enumerate(alphabet)}, []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    marks = {name: mark for name, mark in (("bos_token", bos), ("eos_token", eos)) if mark}
+    found = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token=pad, **marks, **options)
+    found.add_special_tokens({"additional_special_tokens": list(others)})
+    around = [bos] * bool(bos) + ["$A"] + [eos] * append_eos
+    if len(around) > 1:
+        ids = [(mark, found.convert_tokens_to_ids(mark)) for mark in around if mark != "$A"]
+        found.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=" ".join(str(part) for part in around), special_tokens=ids
+        )
+    return found
+
+
+def qwen_tokenizer() -> Any:
+    """Marks of Qwen2 and Qwen3: no begin mark, turns in marks, padding on the right."""
+    others = ("<|im_start|>", "<think>", "</think>")
+    found = byte_tokenizer("<|endoftext|>", eos="<|im_end|>", others=others, padding_side="right")
+    found.chat_template = CHAT
+    return found
+
+
+def gemma_tokenizer() -> Any:
+    """Marks of Gemma: a begin mark, no end mark behind a prompt."""
+    return byte_tokenizer("<pad>", bos="<bos>", eos="<eos>")
+
+
+def llama_tokenizer() -> Any:
+    """Marks of Llama 3."""
+    return byte_tokenizer("<|eot_id|>", bos="<|begin_of_text|>", eos="<|eot_id|>", model_max_length=64)
+
+
+def umt5_tokenizer() -> Any:
+    """Marks of AuraFlow's tokenizer: an end mark behind the prompt, padding behind that."""
+    return byte_tokenizer("<pad>", eos="</s>", append_eos=True, padding_side="right")
+
+
+def glm_tokenizer() -> Any:
+    """Marks of GLM-4: two marks before the text, padding on the left."""
+    found = byte_tokenizer(
+        "<|endoftext|>", eos="<|endoftext|>", others=("[gMASK]", "<sop>"), padding_side="left"
+    )
+    ids = [(mark, found.convert_tokens_to_ids(mark)) for mark in ("[gMASK]", "<sop>")]
+    found.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[gMASK] <sop> $A", special_tokens=ids
+    )
+    return found
+
+
+def _sizes(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
+
+
+def qwen3(tokenizer: Any) -> Any:
+    """Text encoder of FLUX.2 Klein and Z-Image."""
+    return Qwen3ForCausalLM(Qwen3Config(**_sizes(tokenizer), head_dim=8)).eval()
+
+
+def qwen_vl(tokenizer: Any) -> Any:
+    """Text encoder of QwenImage."""
+    text = {**_sizes(tokenizer), "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+        "fullatt_block_indexes": [0],
+    }
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
+
+
+def gemma2(tokenizer: Any) -> Any:
+    """Text encoder of Lumina2 and Sana."""
+    return Gemma2Model(Gemma2Config(**_sizes(tokenizer), head_dim=8)).eval()
+
+
+def llama(tokenizer: Any) -> Any:
+    """Text encoder of HiDream."""
+    return LlamaForCausalLM(LlamaConfig(**_sizes(tokenizer))).eval()
+
+
+def glm(tokenizer: Any) -> Any:
+    """Text encoder of CogView4."""
+    sizes = {**_sizes(tokenizer), "head_dim": 8, "pad_token_id": tokenizer.pad_token_id}
+    return GlmModel(GlmConfig(**sizes)).eval()
+
+
+def umt5(tokenizer: Any) -> Any:
+    """Text encoder of AuraFlow."""
+    sizes = {"d_model": WIDTH, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    return UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), is_gated_act=True, **sizes)).eval()
+
+
+def seeded(make: Any, *args: Any) -> Any:
+    """Build something whose random weights depend on nothing."""
+    torch.manual_seed(0)
+    return make(*args)

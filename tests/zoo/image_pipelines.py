@@ -1,0 +1,188 @@
+"""Tiny pipelines of text-to-image families whose text encoder is a language model or T5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from tests import tiny
+from torch import Tensor
+
+from .encoders import WIDTH, gemma2, gemma_tokenizer, qwen3, qwen_tokenizer, qwen_vl
+
+flux_vae: Callable[[], Any] = lambda: tiny.vae(  # noqa: E731
+    shift_factor=0.0, use_quant_conv=False, use_post_quant_conv=False
+)
+
+
+def run(pipe: Any, **arguments: Any) -> Tensor:
+    """Two steps of a pipeline for "a cat" at 16 pixels from a fixed seed, as latents."""
+    given = {"prompt": "a cat", "height": 16, "width": 16, "num_inference_steps": 2, **arguments}
+    # Some pipelines write into the lists they are given.
+    given = {name: list(value) if isinstance(value, list) else value for name, value in given.items()}
+    found: Tensor = pipe(generator=torch.Generator().manual_seed(0), output_type="latent", **given).images
+    return found
+
+
+def chroma() -> ChromaPipeline:
+    """FLUX without its CLIP vector: text, then image; padding of the text hidden by a mask but for its
+    first token."""
+    torch.manual_seed(0)
+    transformer = ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
+    pipe = ChromaPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=flux_vae(),
+        text_encoder=tiny.t5_encoder(32),
+        tokenizer=tiny.t5_tokenizer(),
+    )
+    return tiny._finish(pipe, transformer)
+
+
+def flux2() -> Flux2KleinPipeline:
+    """FLUX.2 Klein: its prompt is a chat turn for Qwen3, whose layers are stacked."""
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer()
+    transformer = Flux2Transformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=2 * WIDTH,
+        timestep_guidance_channels=8,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    vae = AutoencoderKLFlux2(
+        sample_size=32,
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        block_out_channels=(4,),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=1,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    pipe = Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=qwen3(tokenizer),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+    return tiny._finish(pipe, transformer)
+
+
+def qwen_image() -> QwenImagePipeline:
+    """Qwen2.5-VL reads a template; its first tokens are dropped, shorter prompts are filled up with zeros and
+    hidden as keys, not as queries."""
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer()
+    transformer = QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(4, 4, 8),
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False]
+    )
+    pipe = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=qwen_vl(tokenizer),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+    # The released tokenizer spells the head of the template in 34 tokens, ours in one per byte.
+    pipe.prompt_template_encode = "<|im_start|>system\nDescribe:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
+    head = pipe.prompt_template_encode.partition("{}")[0]
+    pipe.prompt_template_encode_start_idx = len(tokenizer(head).input_ids)
+    return tiny._finish(pipe, transformer)
+
+
+def z_image() -> ZImagePipeline:
+    """Each row is its image, then its text, both filled up to a multiple of 32 with learned tokens."""
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer()
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=WIDTH,
+        axes_dims=[4, 4, 8],
+        axes_lens=[128, 32, 32],
+    )
+    pipe = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=flux_vae(),
+        text_encoder=qwen3(tokenizer),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+    return tiny._finish(pipe, transformer)
+
+
+def lumina2() -> Lumina2Pipeline:
+    """Each row is its text without padding, then its image; a system prompt stands before the words."""
+    torch.manual_seed(0)
+    tokenizer = gemma_tokenizer()
+    transformer = Lumina2Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=24,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=3,
+        num_kv_heads=1,
+        multiple_of=2,
+        axes_dim_rope=(4, 2, 2),
+        axes_lens=(64, 32, 32),
+        cap_feat_dim=WIDTH,
+    )
+    pipe = Lumina2Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=flux_vae(),
+        text_encoder=gemma2(tokenizer),
+        tokenizer=tokenizer,
+    )
+    pipe.system_prompt = "Be nice."
+    return tiny._finish(pipe, transformer)
