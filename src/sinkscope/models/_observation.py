@@ -18,7 +18,7 @@ from sinkscope.errors import NoMatchError, UsageError, unknown
 from sinkscope.models._growing import common_axis, places_on
 from sinkscope.models._roles import ROLE_COLUMNS, role_columns
 from sinkscope.models._seen import Seen, origin_columns
-from sinkscope.models._table import TOKEN_COLUMNS, Columns, site_name, stack
+from sinkscope.models._table import TOKEN_COLUMNS, Columns, identities, site_name, stack
 from sinkscope.models._units import RowId, Units
 
 ORIGIN = ("step", "timestep", "branch", "unit", "layer", "site")
@@ -100,7 +100,7 @@ class Observation:
             One row per step, branch, unit, site, head and rank: `step timestep branch unit layer site head
             rank key segment position token role encoder image_row image_column mass times_uniform queries
             evaluation`. Rank starts at 0. `times_uniform` is mass times the number of keys the model lets be
-            attended.
+            attended. Video models have a last column `frame`.
 
         Raises:
             UsageError: more keys asked for than there are, or mass was not kept.
@@ -139,7 +139,6 @@ class Observation:
             name: np.repeat(part, each) for name, part in origin_columns(seen, ranks, self._units).items()
         }
         places = keys[..., :count].numpy()
-        identities = [table.take(places[row]) for row, table in enumerate(seen.tokens)]
         allowed = np.repeat(seen.values["keys"].numpy(), each)
         top = values[..., :count].numpy().ravel()
         return {
@@ -147,7 +146,7 @@ class Observation:
             "head": np.tile(np.repeat(np.array(seen.heads), count), len(seen.rows)),
             "rank": np.tile(np.arange(count), len(seen.rows) * mass.shape[1]),
             "key": places.ravel(),
-            **{name: np.concatenate([part[name] for part in identities]) for name in TOKEN_COLUMNS},
+            **identities(seen.tokens, np.repeat(np.arange(len(seen.rows)), each), places.ravel()),
             "mass": top,
             "times_uniform": top * allowed,
             "queries": np.full(top.size, seen.queries, dtype=object),

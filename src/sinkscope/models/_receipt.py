@@ -19,7 +19,7 @@ from torch import Tensor
 from sinkscope.errors import UsageError
 from sinkscope.models._roles import TAKEOVER_COLUMNS, takeover_columns
 from sinkscope.models._seen import Seen, origin_columns
-from sinkscope.models._table import TOKEN_COLUMNS, Column, Columns, site_name, stack
+from sinkscope.models._table import TOKEN_COLUMNS, Column, Columns, identities, site_name, stack
 from sinkscope.models._units import Units
 
 ORIGIN = ("step", "timestep", "branch", "unit", "layer", "site", "head")
@@ -135,7 +135,7 @@ class Receipt:
         return {
             **self._origin(applied, ranks, rows, heads),
             "key": keys,
-            **_identities(applied.seen, rows, keys),
+            **identities(applied.seen.tokens, rows, keys),
             "mass_before": applied.edited.get("mass_before", missing),
             "mass_after": applied.edited.get("mass_after", missing),
         }
@@ -176,7 +176,7 @@ class Receipt:
             **self._origin(applied, ranks, rows, heads),
             "rank": rank,
             "key": keys,
-            **_identities(applied.seen, rows, keys),
+            **identities(applied.seen.tokens, rows, keys),
             "gain": gains[..., :count][keep].numpy(),
             "mass_before": _at(before, places)[keep].numpy(),
             "mass_after": _at(after, places)[keep].numpy(),
@@ -252,12 +252,3 @@ def _per_segment(applied: Applied, shape: tuple[int, ...]) -> Columns:
         np.add.at(counts, (rows[inside], heads[inside]), 1)
         found[f"keys_{name}"] = counts.ravel()
     return found
-
-
-def _identities(seen: Seen, rows: Column, keys: Column) -> dict[str, Column]:
-    columns = {name: np.empty(len(keys), dtype=object) for name in TOKEN_COLUMNS}
-    for row, tokens in enumerate(seen.tokens):
-        here = rows == row
-        for name, values in tokens.take(keys[here]).items():
-            columns[name][here] = values
-    return columns

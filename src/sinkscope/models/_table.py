@@ -17,9 +17,11 @@ Column: TypeAlias = npt.NDArray[Any]
 Columns: TypeAlias = Mapping[str, Column]
 
 TOKEN_COLUMNS = ("segment", "position", "token", "role", "encoder", "image_row", "image_column")
+FRAME_COLUMN = "frame"
+"""Behind all other columns, and only in tables of video models."""
 KIND_COLUMNS = ("segment", "role", "encoder")
 _TOKEN_FIELDS = ("segment", "position", "text", "role", "encoder", "row", "column")
-_WHOLE_NUMBERS = ("layer", "position", "image_row", "image_column")
+_WHOLE_NUMBERS = ("layer", "position", "image_row", "image_column", FRAME_COLUMN)
 
 
 class Kinds(NamedTuple):
@@ -39,6 +41,9 @@ class TokenTable:
             column: np.array([getattr(token, name) for token in tokens], dtype=object)
             for column, name in zip(TOKEN_COLUMNS, _TOKEN_FIELDS, strict=True)
         }
+        frames = np.array([token.frame for token in tokens], dtype=object)
+        if any(frame is not None for frame in frames):
+            self._columns[FRAME_COLUMN] = frames
         self._segments: dict[str, Column] | None = None
 
     def segments(self) -> dict[str, Column]:
@@ -80,6 +85,20 @@ class Tokens:
         if signature not in self._known:
             self._known[signature] = tuple(TokenTable(tokens) for tokens in call.tokens())
         return self._known[signature]
+
+
+def identities(tables: Sequence[TokenTable], rows: Column, keys: Column) -> dict[str, Column]:
+    """Identities of keys, given by the row they belong to and their index."""
+    # Temporal attention has a row for every place of a frame: sort once instead of searching for each.
+    order = np.argsort(rows, kind="stable")
+    parts = np.split(order, np.searchsorted(rows[order], np.arange(1, len(tables))))
+    taken = [(here, tokens.take(keys[here])) for here, tokens in zip(parts, tables, strict=True)]
+    names = [*TOKEN_COLUMNS, *([FRAME_COLUMN] if any(FRAME_COLUMN in part for _, part in taken) else [])]
+    columns = {name: np.full(len(keys), None, dtype=object) for name in names}
+    for here, part in taken:
+        for name, values in part.items():
+            columns[name][here] = values
+    return columns
 
 
 def site_name(site: Site) -> str:

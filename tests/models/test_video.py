@@ -1,0 +1,79 @@
+"""Video and audio models as a user meets them: places in frames, the default queries, edits and controls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sinkscope.attention import default_group
+from sinkscope.models._grid import visual_places
+
+
+class Config:
+    """What a denoiser's configuration says about its latents."""
+
+    def __init__(self, **values: Any) -> None:
+        vars(self).update(values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "config", "axes", "last"),
+    [
+        ((1, 4, 3, 4, 6), 18, Config(patch_size=2), "cfhw", (2, 1, 2)),
+        ((1, 3, 4, 4, 6), 18, Config(patch_size=2), "fchw", (2, 1, 2)),
+        ((1, 4, 4, 6, 16), 24, Config(patch_size=(1, 2, 2)), "fhwc", (3, 1, 2)),
+        ((1, 16, 4, 4, 6), 12, Config(patch_size=2, patch_size_t=2), "cfhw", (1, 1, 2)),
+        ((1, 4, 3, 4, 6), 18, Config(patch_size=2, in_channels=4), None, (2, 1, 2)),
+        ((1, 3, 4, 4, 6), 18, Config(patch_size=2, in_channels=4), None, (2, 1, 2)),
+    ],
+)
+def test_places_in_joint_attention(
+    shape: tuple[int, ...], count: int, config: Config, axes: str | None, last: tuple[int, ...]
+) -> None:
+    places = visual_places({"hidden_states": torch.zeros(shape)}, count, config=config, axes=axes)
+    assert places is not None and len(places) == 1
+    assert [places[0][0], places[0][-1]] == [(0, 0, 0), last]
+    assert places[0] == sorted(set(places[0])), "frame by frame, row by row"
+
+
+def test_places_of_packed_latents() -> None:
+    inputs = {"hidden_states": torch.zeros(1, 12, 8), "num_frames": 2, "height": 2, "width": 3}
+    places = visual_places(inputs, 12)
+    assert places is not None and places[0][-1] == (1, 1, 2)
+
+
+def test_places_of_folded_rows() -> None:
+    inputs = {"sample": torch.zeros(2, 4, 3, 4, 6)}
+    within = visual_places(inputs, 6, axes="cfhw", folds=3)
+    assert within is not None
+    assert [(fold[0], fold[-1]) for fold in within] == [((f, 0, 0), (f, 1, 2)) for f in range(3)]
+    over_time = visual_places(inputs, 3, axes="cfhw", folds=6, temporal=True)
+    assert over_time is not None
+    assert over_time[4] == [(frame, 1, 1) for frame in range(3)]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"count": 17, "axes": "cfhw"},  # no whole number of tokens
+        {"count": 18},  # nobody says which axis holds the channels
+        {"count": 18, "config": Config(in_channels=3)},  # two axes may hold them
+        {"count": 6, "axes": "cfhw", "folds": 5},  # rows that are neither frames ...
+        {"count": 4, "axes": "cfhw", "folds": 6, "temporal": True},  # ... nor places
+    ],
+)
+def test_places_are_not_guessed(given: dict[str, Any]) -> None:
+    assert visual_places({"sample": torch.zeros(1, 3, 3, 4, 6)}, **{"count": 18, **given}) is None
+
+
+def test_windows_of_an_image_have_no_places() -> None:
+    assert visual_places({"hidden_states": torch.zeros(1, 4, 8, 8)}, 16, folds=4) is None
+
+
+def test_the_default_queries_are_those_of_what_is_painted() -> None:
+    assert default_group(["text", "image"]) == "image"
+    assert default_group(["video", "text", "image"]) == "video", "a picture beside the video is a condition"
+    assert default_group(["global", "audio"]) == "audio"
+    assert default_group(["text"]) == "all"
