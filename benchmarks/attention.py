@@ -1,8 +1,9 @@
-"""What one attention call costs: `python benchmarks/attention.py [--heads 24] [--markdown]`.
+"""What one attention call costs: `python benchmarks/attention.py`, with `--heads 24` at the size of SD3.
 
-Ratios of medians to one `F.scaled_dot_product_attention` call in the same process. All ways are timed in turn,
-round after round, so that a busy machine slows all of them alike. Peak memory is that of a process of its own
-per way, outputs included, beyond what q, k, v take.
+Ratios of medians to one `F.scaled_dot_product_attention` call in the same process. All ways are timed in
+turn, round after round, so that a busy machine slows all of them alike; `--clock cpu` counts processor
+seconds of all threads instead of seconds on the wall. Peak memory is that of a process of its own per way,
+outputs included, beyond what q, k, v take.
 
 The views are those a model hands over: [row, token, head, dim] storage, transposed.
 """
@@ -20,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,10 +32,10 @@ from sinkscope.attention import Mask, ResolvedEdit, apply_edits, incoming_mass, 
 
 KEYS_PER_HEAD = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-Way = Callable[[Tensor, Tensor, Tensor], object]
 BARS = {"measure": 0.85, "measure + output": 1.3, "measure + removal": 1.9}
-SPEEDUP = 2.3
-MEMORY = 40.0
+SPEEDUP, MEMORY = 2.3, 40
+
+Way = Callable[[Tensor, Tensor, Tensor], object]
 
 
 def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
@@ -55,23 +55,9 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v)
 
 
-MODEL = nn.Sequential()
-MODEL.add_module("attn", Attention())
-
-
-def intervene(q: Tensor, k: Tensor, v: Tensor, receipt: bool = False) -> Tensor:
-    edit = sk.Edit(sk.TopMass(keys_per_head=KEYS_PER_HEAD), sk.Mask())
-    with sk.intervene(MODEL.attn, edit, receipt=receipt):
-        return MODEL.attn(q, k, v)
-
-
 def weights(q: Tensor, k: Tensor) -> Tensor:
     """The whole matrix, as the paper's code builds it."""
     return torch.softmax((q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5, -1)
-
-
-def explicit_mass(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return weights(q, k).mean(-2)
 
 
 def explicit_output(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,9 +77,7 @@ WAYS: dict[str, Way] = {
     "measure": lambda q, k, v: incoming_mass(q, k),
     "measure + output": lambda q, k, v: measure(q, k, v, want=("mass", "output")),
     "measure + removal": remove,
-    "intervene(), no receipt": intervene,
-    "intervene(), receipt": partial(intervene, receipt=True),
-    "explicit measure": explicit_mass,
+    "explicit measure": lambda q, k, v: weights(q, k).mean(-2),
     "explicit measure + output": explicit_output,
     "explicit measure + removal": explicit_remove,
 }
@@ -103,93 +87,103 @@ def draw(heads: int, tokens: int, dim: int, dtype: torch.dtype) -> tuple[Tensor,
     """Strided views; a few keys of every head take much of the mass."""
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, tokens, heads, dim, generator=g) for _ in range(3))
-    k[:, :KEYS_PER_HEAD] += 0.4 * q.mean(1, keepdim=True).sign()
-    return tuple(t.to(dtype).transpose(1, 2) for t in (q, k, v))  # type: ignore[return-value]
+    q += 0.5
+    k[:, :KEYS_PER_HEAD] += 0.5
+    q, k, v = (t.to(dtype).transpose(1, 2) for t in (q, k, v))
+    return q, k, v
 
 
-def times(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, list[float]]:
+def ratios(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, tuple[float, float]]:
+    """Way to (seconds, ratio to SDPA)."""
     tensors = draw(args.heads, args.tokens, args.dim, dtype)
     ways = {n: w for n, w in WAYS.items() if args.explicit or not n.startswith("explicit")}
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     with torch.no_grad():
-        for turn in range(args.repeats + 1):
-            for name, way in ways.items():
-                began = clock()
-                way(*tensors)
-                if turn:  # the first round warms up
-                    found[name].append(clock() - began)
+        found = rounds(args, ways, tensors)
+        for name, receipt in (("intervene(), no receipt", False), ("intervene(), receipt", True)):
+            model = Attention()
+            edit = sk.Edit(sk.TopMass(keys_per_head=KEYS_PER_HEAD), sk.Mask())
+            with sk.intervene(model, edit, receipt=receipt):
+                model(*tensors)  # what is asked once per block
+                found |= rounds(args, {"sdpa ": WAYS["sdpa"], name: model}, tensors)
     return found
 
 
-def memory(name: str, heads: int, args: argparse.Namespace, dtype: str) -> float | None:
-    """MiB beyond the inputs, in a process of its own; None where it was not run."""
-    need = heads * args.tokens**2 * 4 * 4
-    if name.startswith("explicit") and need > _available():
+def rounds(
+    args: argparse.Namespace, ways: dict[str, Way], tensors: tuple[Tensor, Tensor, Tensor]
+) -> dict[str, tuple[float, float]]:
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(args.repeats + 1):
+        for name, way in ways.items():
+            began = clock()
+            way(*tensors)
+            if turn:  # the first round warms up
+                times[name].append(clock() - began)
+    base = statistics.median(next(iter(times.values())))
+    return {name: (statistics.median(t), statistics.median(t) / base) for name, t in times.items()}
+
+
+def memory(name: str, args: argparse.Namespace) -> float | None:
+    """MiB beyond the inputs, in a process of its own; None where the machine has too little."""
+    if name.startswith("explicit") and 16 * args.peak_heads * args.tokens**2 > available():
         return None
-    sizes = [heads, args.tokens, args.dim, args.threads]
-    command = [sys.executable, __file__, "--peak", name, dtype, *map(str, sizes)]
+    sizes = map(str, (args.peak_heads, args.tokens, args.dim, args.threads))
+    command = [sys.executable, __file__, "--peak", name, args.dtypes[0], *sizes]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def peak(name: str, dtype: str, heads: str, tokens: str, dim: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
-    way = WAYS[name]
     with torch.no_grad():
-        way(*draw(2, 32, int(dim), DTYPES[dtype]))  # libraries load
+        WAYS[name](*draw(2, 32, int(dim), DTYPES[dtype]))  # libraries load
         tensors = draw(int(heads), int(tokens), int(dim), DTYPES[dtype])
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = _status("VmRSS")
-        kept = way(*tensors)
-        print((_status("VmHWM") - before) / 1024)
+        before = status("VmRSS")
+        kept = WAYS[name](*tensors)
+        print((status("VmHWM") - before) / 1024)
         del kept
 
 
-def _status(name: str) -> int:
-    return next(
-        int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line
-    )
+def status(name: str) -> int:
+    """KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def _available() -> int:
+def available() -> int:
+    """Bytes."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def table(args: argparse.Namespace) -> list[str]:
-    rows = [
-        "| way | "
-        + " | ".join(f"{d}: to SDPA | explicit / it" for d in args.dtypes)
-        + " | peak MiB, 24 heads |"
-    ]
-    rows.append("| --- |" + " --- |" * (2 * len(args.dtypes) + 1))
-    found = {name: times(args, DTYPES[name]) for name in args.dtypes}
-    for name in next(iter(found.values())):
+    found = {name: ratios(args, DTYPES[name]) for name in args.dtypes}
+    names = [name for name in next(iter(found.values())) if name.strip() != "sdpa"]
+    titles = [f"{kind}: {what}" for kind in args.dtypes for what in ("to SDPA", "explicit to it")]
+    rows = [f"| way | {' | '.join(titles)} | peak MiB, {args.peak_heads} heads |"]
+    rows.append("| --- |" + " --- |" * (len(titles) + 1))
+    for name in ("sdpa", *names):
         cells = []
         for kind in args.dtypes:
-            mid = {n: statistics.median(t) for n, t in found[kind].items()}
-            explicit = mid.get(f"explicit {name}")
-            if name == "sdpa":
-                cells += [f"1 ({mid[name] * 1000 / args.heads:.0f} ms per head)", ""]
-            else:
-                cells += [f"{mid[name] / mid['sdpa']:.2f}", f"{explicit / mid[name]:.1f}" if explicit else ""]
-        used = memory(name, args.peak_heads, args, args.dtypes[0]) if args.memory else None
-        rows.append(f"| {name} | " + " | ".join(cells) + f" | {'-' if used is None else f'{used:.0f}'} |")
+            seconds, ratio = found[kind][name]
+            explicit = found[kind].get(f"explicit {name}")
+            cells.append(
+                f"{ratio:.2f}" if name != "sdpa" else f"1 ({seconds * 1000 / args.heads:.0f} ms per head)"
+            )
+            cells.append(f"{explicit[0] / seconds:.1f}" if explicit else "")
+        used = memory(name, args) if args.memory and name in WAYS else None
+        rows.append(f"| {name} | {' | '.join(cells)} | {'' if used is None else f'{used:.0f}'} |")
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=4429)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument(
-        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: seconds of all threads"
-    )
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--no-explicit", dest="explicit", action="store_false")
     parser.add_argument("--no-memory", dest="memory", action="store_false")
@@ -202,11 +196,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(
         f"{args.heads} heads, {args.tokens} tokens, head size {args.dim}, {args.threads} threads, "
-        f"torch {torch.__version__}, {platform.machine()}, medians of {args.repeats} rounds\n"
+        f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), {platform.machine()}, "
+        f"load {os.getloadavg()[0]:.1f}, {args.clock} clock, medians of {args.repeats} rounds\n"
     )
     print("\n".join(table(args)))
     bars = ", ".join(f"{name} <= {bar}" for name, bar in BARS.items())
-    print(f"\nbars: {bars}; at least {SPEEDUP} times as fast as explicit; at most {MEMORY:.0f} MiB")
+    print(f"\nbars: {bars}; explicit to it >= {SPEEDUP}; peak <= {MEMORY} MiB; load {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":
