@@ -213,7 +213,11 @@ def _tokenizers(pipe: Any) -> dict[str, str]:
     for name, part in getattr(pipe, "components", {}).items():
         if name.startswith("tokenizer") and part is not None:
             backend = getattr(part, "backend_tokenizer", None)
-            text = backend.to_str() if backend is not None else f"{type(part).__name__} {len(part)}"
+            state = {"class": type(part).__name__, "size": len(part)}
+            if backend is not None:
+                # How to cut and to pad is left over from the last call; the next one says it anew.
+                state = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+            text = json.dumps(state, sort_keys=True)
             found[name] = hashlib.sha256(text.encode()).hexdigest()
     return found
 

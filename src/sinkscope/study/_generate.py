@@ -155,7 +155,7 @@ def _leave(encodings: Encodings, study: Study, plan: Plan, pipe: Any, todo: Sequ
     # Guidance decides whether negative prompts are encoded; the rest of the sampling does not matter here.
     kinds = {str(study.sampling(task.arm)["guidance"]): task.arm for task in todo}
     for arm in kinds.values():
-        for batch in dict.fromkeys(task.batch for task in todo):
+        for batch in {task.batch.index: task.batch for task in todo}.values():
             for units in chunks(batch.units, plan.batch_size):
                 with sampler(pipe, study.sampling(arm)["scheduler"]):
                     encodings.fill(partial(paint, pipe, study, units, arm))

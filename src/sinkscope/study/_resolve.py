@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from sinkscope.errors import UsageError
 from sinkscope.models import resolve_sites, sites
+from sinkscope.prompts import PromptRecord
 from sinkscope.study._outputs import IMAGE, kind_of
+from sinkscope.study._plan import make_plan
 from sinkscope.study._record import parameters
 from sinkscope.study._study import Study
 
@@ -14,12 +19,12 @@ SMALL_MODEL = 200_000_000
 LARGE_MODEL_UNITS = 8
 
 
-def resolve(pipe: Any, study: Study) -> dict[str, Any]:
+def resolve(pipe: Any, study: Study, prompts: Sequence[PromptRecord]) -> dict[str, Any]:
     """Batch, device, threads, dtype and what is observed, as plain data.
 
-    A small model (under 200 million parameters with its text encoders) runs in batches of 8 on a CPU and 32
-    on a GPU and is observed in all layers and units; a large one in batches of 1 and 4, three layers, 8
-    units.
+    A small model (under 200 million parameters with its text encoders) is observed in all layers and units, a
+    large one in three layers and 8 units. On a CPU a small one runs in batches of 8, where larger ones gain
+    nothing, and a large one one by one; on a GPU a short probe says how many units fit.
 
     Raises:
         UsageError: An arm or the observation names a layer or site that the model does not have.
@@ -29,19 +34,49 @@ def resolve(pipe: Any, study: Study) -> dict[str, Any]:
     count = parameters(pipe)
     small = count < SMALL_MODEL
     device = torch.device(pipe.device).type
-    default_batch = {True: 8, False: 1}[small] if device == "cpu" else {True: 32, False: 4}[small]
     kind = kind_of(pipe)
+    observed = _observed(pipe, study, small)
     return {
         # Named only where it is not the usual one.
         **({} if kind == IMAGE else {"output": kind}),
-        "batch": study.batch or default_batch,
+        "batch": study.batch or _batch(pipe, study, prompts, small, observed),
         "device": device,
         "threads": torch.get_num_threads(),
         "dtype": str(pipe.dtype).removeprefix("torch."),
         "pipeline": type(pipe).__name__,
         "parameters": count,
-        "observe": _observed(pipe, study, small),
+        "observe": observed,
     }
+
+
+def _batch(
+    pipe: Any, study: Study, prompts: Sequence[PromptRecord], small: bool, observed: dict[str, Any] | None
+) -> int:
+    """Units per batch where the study names none."""
+    import torch
+
+    from sinkscope.models import observe
+    from sinkscope.study._memory import probe
+    from sinkscope.study._pipeline import paint
+
+    if torch.device(pipe.device).type != "cuda":
+        return 8 if small else 1
+    short = replace(study, arms={}, steps=1, observe=None, equivalence=(), margins={})
+    units = make_plan(short, prompts, 1).units
+
+    def peak(count: int) -> int:
+        torch.cuda.reset_peak_memory_stats(pipe.device)
+        before = torch.cuda.memory_allocated(pipe.device)
+        with ExitStack() as stack:
+            if observed is not None:
+                names = [unit.id for unit in units[:count]]
+                stack.enter_context(
+                    observe(pipe, observed["layers"], kind=observed["kind"], units=names, keep=("mass",))
+                )
+            paint(pipe, short, units[:count])
+        return int(torch.cuda.max_memory_allocated(pipe.device)) - before
+
+    return probe(peak, lambda: int(torch.cuda.mem_get_info(pipe.device)[0]), units=len(units))
 
 
 def _observed(pipe: Any, study: Study, small: bool) -> dict[str, Any] | None:

@@ -297,7 +297,7 @@ def _complete(
     weights = _record.weight_hashes(pipe)
     if record is None:
         _resolve.check_edits(pipe, study)
-        resolved = _resolve.resolve(pipe, study)
+        resolved = _resolve.resolve(pipe, study, prompts)
         shared = sharing(study, resolved["observe"], pipe)
         record = _record.new_record(study, prompts, resolved, weights) | {"shared": shared.to_dict()}
         store.write_record(record)
