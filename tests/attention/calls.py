@@ -31,6 +31,7 @@ class Call:
     mask: Tensor | None = None
     scale: float | None = None
     is_causal: bool = False
+    softcap: float | None = None
     issued: list[tuple[Any, ...]] = field(default_factory=list)
 
     @property
@@ -39,7 +40,8 @@ class Call:
 
     @property
     def how(self) -> dict[str, Any]:
-        return {"mask": self.mask, "scale": self.scale, "is_causal": self.is_causal}
+        how = {"mask": self.mask, "scale": self.scale, "is_causal": self.is_causal}
+        return how if self.softcap is None else {**how, "softcap": self.softcap}
 
     def run(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None

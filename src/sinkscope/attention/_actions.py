@@ -80,7 +80,10 @@ class Mask(Action):
 @register_action
 @dataclass(frozen=True)
 class ScaleLogit(Action):
-    """Logit of the chosen keys: factor * scale * q.k + shift, before the model's mask is added."""
+    """Logit of the chosen keys: factor * scale * q.k + shift, before the model's mask is added.
+
+    Where the model caps its logits the factor acts inside the cap and the shift outside.
+    """
 
     factor: float = 1.0
     """factor on scale * q.k"""

@@ -38,6 +38,7 @@ def apply_edits(
     mask: Tensor | None = None,
     scale: float | None = None,
     is_causal: bool = False,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attention output with edits applied.
 
@@ -54,6 +55,7 @@ def apply_edits(
         mask: The model's mask, boolean (True = keep) or additive.
         scale: The model's scale; None means 1 / sqrt(dim).
         is_causal: The model's causal flag.
+        softcap: The model's cap on its logits, which `run` applies too.
 
     Returns:
         [row, head, query, dim] in the dtype `run` returns.
@@ -65,7 +67,7 @@ def apply_edits(
     active = active_edits(edits)
     if not active:
         return run(q, k, v, mask, is_causal, scale)
-    call = EditedCall(q, k, v, mask=mask, scale=scale, is_causal=is_causal)
+    call = EditedCall(q, k, v, mask=mask, scale=scale, is_causal=is_causal, softcap=softcap)
     call = replace(call, original=call)
     parts = [(part, _reach(part)) for part in regions(active, q)]
     if len(parts) == 1 and parts[0][1] is not None and bool(parts[0][1].all()):

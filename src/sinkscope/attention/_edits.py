@@ -43,6 +43,8 @@ class EditedCall:
     """the model's scale"""
     is_causal: bool = False
     """the model's causal flag"""
+    softcap: float | None = None
+    """the model's cap on its logits; the issued kernel applies it itself"""
     original: EditedCall | None = None
     """the call with all its queries, before any edit; None = this one"""
     positions: Tensor | None = None
@@ -66,6 +68,7 @@ class EditedCall:
             masks=masks,
             scale=self.scale,
             is_causal=self.is_causal,
+            softcap=self.softcap,
             positions=self.positions,
         )
 

@@ -25,6 +25,7 @@ def mass_after(
     mask: Tensor | None = None,
     scale: float | None = None,
     is_causal: bool = False,
+    softcap: float | None = None,
     queries: Mapping[str, QuerySet] | None = None,
 ) -> dict[str, Tensor]:
     """Incoming mass of every key under the edited attention.
@@ -36,6 +37,7 @@ def mass_after(
         mask: The model's mask.
         scale: The model's scale.
         is_causal: The model's causal flag.
+        softcap: The model's cap on its logits.
         queries: Query groups by name; None means {"all": None}.
 
     Returns:
@@ -55,7 +57,7 @@ def mass_after(
     weights = group_weights(groups, rows=q.shape[0], count=q.shape[2], device=q.device).to(ops.compute_dtype)[
         :, None
     ]
-    call = EditedCall(q, k, None, mask=mask, scale=scale, is_causal=is_causal)
+    call = EditedCall(q, k, None, mask=mask, scale=scale, is_causal=is_causal, softcap=softcap)
     total = torch.zeros(q.shape[0], q.shape[1], len(groups), dtype=ops.compute_dtype, device=q.device)
     mass = torch.zeros(*total.shape, k.shape[2], dtype=ops.compute_dtype, device=q.device)
     for part in regions(active_edits(edits), q):

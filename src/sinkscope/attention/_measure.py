@@ -46,6 +46,7 @@ def measure(
     mask: Tensor | None = None,
     scale: float | None = None,
     is_causal: bool = False,
+    softcap: float | None = None,
     queries: Mapping[str, QuerySet] | None = None,
     want: Collection[str] = ("mass",),
     row_weight: Tensor | None = None,
@@ -60,6 +61,7 @@ def measure(
         mask: Boolean (True = keep) or additive, broadcastable to [row, head, query, key].
         scale: Factor on q.k; None means 1 / sqrt(dim).
         is_causal: Query i sees keys 0..i (top-left aligned).
+        softcap: Logits become softcap * tanh(logits / softcap) before the mask; None leaves them.
         queries: Query groups by name; None means {"all": None}.
         want: Any of "mass", "lse", "entropy", "max_weight", "concentration", "output",
             "max_activation".
@@ -77,7 +79,8 @@ def measure(
             raise unknown("attention statistic", name, STATISTICS)
     if v is None and {"output", "max_activation"} & set(want):
         raise UsageError("Statistics 'output' and 'max_activation' were asked for without values. Pass v.")
-    ops = Operands(q, k, v, masks=() if mask is None else (mask,), scale=scale, is_causal=is_causal)
+    masks = () if mask is None else (mask,)
+    ops = Operands(q, k, v, masks=masks, scale=scale, is_causal=is_causal, softcap=softcap)
     groups = {"all": None} if queries is None else queries
     if not groups:
         raise UsageError(

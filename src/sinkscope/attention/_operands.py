@@ -35,6 +35,8 @@ class Operands:
     """factor on q.k; None means 1 / sqrt(dim)"""
     is_causal: bool = False
     """top-left aligned: query i sees keys 0..i"""
+    softcap: float | None = None
+    """logits become softcap * tanh(logits / softcap) before masks; None leaves them as they are"""
     positions: Tensor | None = None
     """[query] index of each query in the model's own order; None means 0, 1, 2, ..."""
 
@@ -42,6 +44,8 @@ class Operands:
         _check_shapes(self.q, self.k, self.v)
         for mask in self.masks:
             _check_mask(mask, self.shape)
+        if self.softcap is not None and not self.softcap > 0:
+            raise UsageError(f"Got softcap={self.softcap!r}; expected a number above 0, or None for no cap.")
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -166,6 +166,7 @@ class ReplaceOutput(Action):
         if self.with_ == "mean_value":
             return mean_value(call, v)
         how: Any = {"mask": call.mask, "scale": call.scale, "is_causal": call.is_causal}
+        how["softcap"] = call.softcap
         seen = measure(call.q, call.k, call.v, want=("output", "concentration"), **how)
         assert seen.output is not None and seen.concentration is not None  # both were asked for
         alive = (seen.concentration > 0).to(seen.output.dtype)[..., None]

@@ -100,6 +100,8 @@ def block_logits(ops: Operands, block: Block, k: Tensor, buffer: Tensor) -> Tens
     torch.baddbmm(flat, q.flatten(0, 1), k, beta=0, alpha=ops.factor, out=flat)
     logits = flat.view(shape)
     inside = logits[..., :keys]
+    if ops.softcap is not None:
+        inside.div_(ops.softcap).tanh_().mul_(ops.softcap)
     for mask in ops.masks:
         part = _part(mask, block)
         if part.dtype == torch.bool:

@@ -49,6 +49,8 @@ def refusal(ops: Operands) -> str | None:
         return f"the head size is {largest}; it takes 1 to {LARGEST_HEAD}"
     if len(ops.masks) > 2:
         return f"the call has {len(ops.masks)} masks; it takes two"
+    if ops.softcap is not None:
+        return "the call caps its logits"
     if min(ops.q.numel(), ops.k.numel()) == 0:
         return "the call is empty"
     if ops.q.device.type != "cuda" and not (ops.q.device.type == "cpu" and _interpreted()):

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 def logits(ops: Operands) -> Tensor:
     """Masked logits, float64 [row, head, query, key]."""
     q, k = ops.q.double(), expand_kv(ops.k.double(), ops.q.shape[1])
-    out = _apply_masks(q @ k.transpose(-1, -2) * ops.factor, ops)
-    return out
+    return _apply_masks(_capped(q @ k.transpose(-1, -2) * ops.factor, ops.softcap), ops)
+
+
+def _capped(out: Tensor, softcap: float | None) -> Tensor:
+    return out if softcap is None else softcap * torch.tanh(out / softcap)
 
 
 def _apply_masks(out: Tensor, ops: Operands) -> Tensor:
@@ -100,18 +103,24 @@ def edited_weights(
     mask: Tensor | None = None,
     scale: float | None = None,
     is_causal: bool = False,
+    softcap: float | None = None,
 ) -> Tensor:
-    """Softmax weights under the built-in edits, written out; float64 [row, head, query, key]."""
+    """Softmax weights under the built-in edits, written out; float64 [row, head, query, key].
+
+    `ScaleLogit` scales inside the cap and shifts outside of it.
+    """
     from ._actions import Mask, ScaleLogit, ScaleProbability
 
     edits = [edit for edit in edits if edit.action.side == "keys"]
     ops = _operands(q, k, mask, scale, is_causal)
     raw = q.double() @ expand_kv(k.double(), q.shape[1]).transpose(-1, -2) * ops.factor
     where = [_where(edit, raw) for edit in edits]
+    shift = torch.zeros_like(raw)
     for edit, chosen in zip(edits, where, strict=True):
         if isinstance(edit.action, ScaleLogit):
-            raw = torch.where(chosen, raw * edit.action.factor + edit.action.shift, raw)
-    raw = _apply_masks(raw, ops)
+            raw = torch.where(chosen, raw * edit.action.factor, raw)
+            shift = torch.where(chosen, shift * edit.action.factor + edit.action.shift, shift)
+    raw = _apply_masks(_capped(raw, softcap) + shift, ops)
     for edit, chosen in zip(edits, where, strict=True):
         if isinstance(edit.action, Mask):
             raw = raw.masked_fill(chosen, -torch.inf)
@@ -141,12 +150,13 @@ def edited_output(
     mask: Tensor | None = None,
     scale: float | None = None,
     is_causal: bool = False,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attention output under the built-in edits except noise; float64 [row, head, query, dim]."""
     from ._actions import ReplaceValue
     from ._outputs import ReplaceOutput
 
-    p = edited_weights(q, k, edits, mask=mask, scale=scale, is_causal=is_causal)
+    p = edited_weights(q, k, edits, mask=mask, scale=scale, is_causal=is_causal, softcap=softcap)
     values = expand_kv(v.double(), q.shape[1])[:, :, None].expand(-1, -1, q.shape[2], -1, -1)
     for edit in edits:
         if isinstance(edit.action, ReplaceValue):
@@ -156,7 +166,7 @@ def edited_output(
     out = (p[..., None] * values).sum(-2)
     for edit in edits:
         if isinstance(edit.action, ReplaceOutput):
-            own = _operands(q, k, mask, scale, is_causal)
+            own = replace(_operands(q, k, mask, scale, is_causal), softcap=softcap)
             goal = _output_target(edit.action.with_, own, expand_kv(v.double(), q.shape[1]))
             moved = out + edit.action.amount * (goal - out)
             affected = query_mask(edit.queries, rows=q.shape[0], count=q.shape[2], device=q.device)
