@@ -17,7 +17,7 @@ from ._actions import (
     register_action,
 )
 from ._apply import Run, apply_edits
-from ._backends import backends, register_backend
+from ._backends import backends, register_backend, use_backend
 from ._context import SelectionContext, default_group
 from ._derived import segment_mass, top_mass_share
 from ._edits import STAGES, Action, EditedCall, ResolvedEdit
@@ -106,4 +106,5 @@ __all__ = [
     "selector_names",
     "stand_ins",
     "top_mass_share",
+    "use_backend",
 ]

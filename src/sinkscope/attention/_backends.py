@@ -8,7 +8,8 @@ registered that suits wins, unless it refuses the call: then the next one runs, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,8 @@ class _Entry:
 
 _BACKENDS: dict[str, _Entry] = {}
 _SAID: set[tuple[str, str]] = set()
+_NAMED: list[str] = []
+"""Backends that open `use_backend` blocks ask for; the innermost one counts, in every thread."""
 
 
 def _never(ops: Operands) -> None:
@@ -58,12 +61,49 @@ def backends() -> list[str]:
     return list(_BACKENDS)
 
 
+@contextmanager
+def use_backend(name: str | None, device: torch.device | str | None = None) -> Iterator[None]:
+    """Measure with the named backend only, in the whole process, as long as the block is open.
+
+    Edits of softmax weights exist in the row-block pass alone and are made there all the same.
+
+    Args:
+        name: One of `backends()`; None leaves the choice to each call.
+        device: Where the model runs, if known: a backend that cannot run there is refused at once, not in
+            the first attention call.
+
+    Raises:
+        UsageError: There is no such backend, or it cannot run on the device.
+    """
+    if name is None:
+        yield
+        return
+    if name not in _BACKENDS:
+        raise unknown("attention backend", name, _BACKENDS)
+    if device is not None:
+        _check_device(name, torch.device(device))
+    _NAMED.append(name)
+    try:
+        yield
+    finally:
+        _NAMED.remove(name)
+
+
+def _check_device(name: str, device: torch.device) -> None:
+    try:
+        sample = torch.zeros(1, 1, 16, 16, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises both where a device is not there
+        raise UsageError(f"Device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    pick_backend(name, Operands(sample, sample, sample))
+
+
 def pick_backend(name: str | None, ops: Operands) -> Backend:
     """The named backend, or the last registered one that suits the call and does not refuse it.
 
     Raises:
         UsageError: The named backend does not exist or cannot run this call; the message says why.
     """
+    name = _NAMED[-1] if name is None and _NAMED else name
     if name is not None:
         if name not in _BACKENDS:
             raise unknown("attention backend", name, _BACKENDS)

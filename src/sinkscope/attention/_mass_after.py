@@ -9,12 +9,13 @@ from torch import Tensor
 
 from sinkscope.errors import UsageError
 
+from ._backends import pick_backend
 from ._edits import EditedCall, ResolvedEdit
 from ._measure import query_totals
 from ._operands import Operands, blame
 from ._queries import QuerySet, group_weights
 from ._regions import Region, active_edits, check_edits, fold, regions
-from ._rowblock import Block, rowblock
+from ._rowblock import Block, Raw, rowblock
 
 
 def mass_after(
@@ -71,14 +72,22 @@ def mass_after(
 
 def _region(call: EditedCall, part: Region, weights: Tensor) -> tuple[Tensor, Tensor]:
     folded = fold(call, part.edits)
+    if part.queries is not None:
+        weights = weights * part.queries[:, None, None]
+    raw = _measured(folded, weights)
+    assert raw.mass is not None  # "mass" was asked for
+    return raw.mass, query_totals(raw, weights, call.q.shape[1])
 
+
+def _measured(folded: EditedCall, weights: Tensor) -> Raw:
+    ops, want = folded.operands(), frozenset({"mass"})
+    if not folded.weights:
+        return pick_backend(None, ops)(ops, weights, want)
+
+    # Softmax weights can be edited where they exist, block by block.
     def edit(p: Tensor, block: Block) -> Tensor:
         for change in folded.weights:
             p = change(p, block)
         return p
 
-    if part.queries is not None:
-        weights = weights * part.queries[:, None, None]
-    raw = rowblock(folded.operands(), weights, {"mass"}, edit=edit if folded.weights else None)
-    assert raw.mass is not None  # "mass" was asked for
-    return raw.mass, query_totals(raw, weights, call.q.shape[1])
+    return rowblock(ops, weights, want, edit=edit)
