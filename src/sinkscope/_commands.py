@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,25 @@ def demo(arguments: Namespace) -> int:
     return _run_study(study, arguments, pipe=None)
 
 
+def _with_backend(command: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
+    """A command that measures with the backend `--backend` names; refused before any model is loaded."""
+
+    @wraps(command)
+    def measured(arguments: Namespace) -> int:
+        if arguments.backend is None:
+            return command(arguments)
+        import torch
+
+        from sinkscope.attention import use_backend
+
+        device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        with use_backend(arguments.backend, device):
+            return command(arguments)
+
+    return measured
+
+
+@_with_backend
 def run(arguments: Namespace) -> int:
     """Run a study file, or the default arms on a model."""
     from sinkscope.study import Study
@@ -223,6 +243,7 @@ def report(arguments: Namespace) -> int:
     return 0
 
 
+@_with_backend
 def observe(arguments: Namespace) -> int:
     """Generate one image and show its sinks."""
     import torch

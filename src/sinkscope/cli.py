@@ -88,6 +88,15 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
+def _backend(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="what measures attention: triton, rowblock or reference; an error where it cannot run "
+        "(default: the fastest that can)",
+    )
+
+
 def _demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("demo", help="run the demo study on the embedded model and write its page")
     parser.add_argument("--quick", action="store_true", help="24 prompts, 10 steps, fewer arms")
@@ -107,6 +116,7 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     _variant(parser)
     parser.add_argument("--out", type=Path, help="run folder (default: runs/<name>-<hash>)")
+    _backend(parser)
     _common(parser)
     own = parser.add_argument_group("without a study file; with a preset most of them change it")
     own.add_argument("--model", help="'shapes', 'shapes-unet', a pipeline folder, or a hub id")
@@ -231,6 +241,7 @@ def _observe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--height", type=int)
     parser.add_argument("--width", type=int)
     parser.add_argument("--out", type=Path, help="write the table of sinks as .parquet or .csv")
+    _backend(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
 
 
