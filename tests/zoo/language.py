@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -70,6 +74,40 @@ def llama() -> LlamaForCausalLM:
 def qwen3() -> Qwen3ForCausalLM:
     """Qwen3: the same with norms of queries and keys."""
     return made(Qwen3ForCausalLM, Qwen3Config(**_GROUPED, **_SPREAD))
+
+
+def gemma2(window: int = 32) -> Gemma2ForCausalLM:
+    """Gemma 2: capped logits, a sliding window in every second layer; transformers runs it eagerly only."""
+    return made(
+        Gemma2ForCausalLM,
+        Gemma2Config(
+            **_GROUPED,
+            **_SPREAD,
+            sliding_window=window,
+            query_pre_attn_scalar=8,
+            attn_logit_softcapping=1.5,
+            attn_implementation="eager",
+        ),
+    )
+
+
+def gpt_oss(window: int = 32) -> GptOssForCausalLM:
+    """GPT-OSS: a learned sink logit for every head; transformers runs it eagerly only."""
+    model = made(
+        GptOssForCausalLM,
+        GptOssConfig(
+            **_GROUPED,
+            **_SPREAD,
+            sliding_window=window,
+            num_local_experts=2,
+            num_experts_per_tok=1,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            attn_implementation="eager",
+        ),
+    )
+    for layer in model.model.layers:
+        layer.self_attn.sinks.data = torch.tensor([2.0, 0.0, -1.0, 4.0])
+    return model
 
 
 def llada() -> LlamaForCausalLM:
@@ -135,5 +173,14 @@ LANGUAGE: tuple[Specimen, ...] = (
     _language("gpt2", "GPT-2", gpt2, read_padded),
     _language("llama", "Llama", llama, read_plain),
     _language("qwen3", "Qwen3", qwen3, read_padded),
+    _language("gemma2", "Gemma 2 (capped logits)", gemma2, read_plain, written_out=True),
+    _language(
+        "gpt_oss",
+        "GPT-OSS (learned sink logits)",
+        gpt_oss,
+        read_padded,
+        written_out=True,
+        segments=("text", "sink_logit"),
+    ),
     _language("llada", "LLaDA (masked diffusion)", llada, unmask, segments=("text", "masked")),
 )

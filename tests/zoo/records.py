@@ -63,6 +63,8 @@ def explicit(call: AttentionCall) -> tuple[Tensor, Tensor]:
     if k.shape[1] != q.shape[1]:
         k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
     logits = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if call.scale is None else call.scale)
+    if call.softcap is not None:
+        logits = call.softcap * torch.tanh(logits / call.softcap)
     if call.is_causal:
         logits = logits.masked_fill(~torch.ones_like(logits, dtype=torch.bool).tril(), -torch.inf)
     if call.mask is not None and call.mask.dtype == torch.bool:

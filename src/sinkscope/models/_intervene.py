@@ -167,7 +167,15 @@ def _edited(call: AttentionCall, run: Run, edits: Sequence[ResolvedEdit]) -> Ten
             return run(call.replace(q=q, k=k, v=v, mask=mask, is_causal=is_causal, scale=scale))
 
     return apply_edits(
-        call.q, call.k, call.v, edits, run=issue, mask=call.mask, scale=call.scale, is_causal=call.is_causal
+        call.q,
+        call.k,
+        call.v,
+        edits,
+        run=issue,
+        mask=call.mask,
+        scale=call.scale,
+        is_causal=call.is_causal,
+        softcap=call.softcap,
     )
 
 
@@ -184,6 +192,7 @@ def _mass_after(
             mask=call.mask,
             scale=call.scale,
             is_causal=call.is_causal,
+            softcap=call.softcap,
             queries={name: group_queries(call, name) for name in sorted(groups)},
         )
 

@@ -41,6 +41,8 @@ def call_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, A
         "is_causal": given.get("is_causal", False),
         "scale": given.get("scale"),
         "enable_gqa": given.get("enable_gqa", False),
+        "softcap": given.get("softcap"),
+        "sinks": given.get("sinks", 0),
     }
 
 

@@ -98,6 +98,7 @@ def measure_call(
                 mask=call.mask,
                 scale=call.scale,
                 is_causal=call.is_causal,
+                softcap=call.softcap,
                 queries=queries,
                 want=want,
             )

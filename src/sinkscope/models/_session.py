@@ -32,6 +32,7 @@ from ._call import AttentionCall, Handler, Run, Site, Token
 from ._checkpoint import rerun_in
 from ._coverage import SOFTMAX, uncovered
 from ._denoiser import clean, denoisers, looks_like_attention, opened, unwrap
+from ._eager import adapt, eager_attention
 from ._frames import Frame, Frames
 from ._issue import SDPA, call_arguments, issue
 from ._layout import Layout
@@ -45,7 +46,7 @@ from ._reader import Reader, readers_of
 from ._sites import list_sites, prefix, resolve_sites
 from ._tracker import Evaluation, Tracker
 
-_WATCHED = SDPA | SOFTMAX | {F.multi_head_attention_forward}
+_WATCHED = SDPA | SOFTMAX | {F.multi_head_attention_forward, eager_attention}
 
 
 class _Mode(TorchFunctionMode):
@@ -144,6 +145,7 @@ class Session:
 
     def _install(self, stack: ExitStack) -> None:
         stack.callback(force_eager())
+        stack.callback(adapt(self.roots.values()))
         self.local.frames = Frames()
         stack.callback(self._forget_thread)
         self.tracker.install(stack)
@@ -227,7 +229,7 @@ class Session:
         frames = self.local_frames()
         if frames is None or not frames.stack:
             return func(*args, **kwargs)
-        if func in SDPA:
+        if func in SDPA or func is eager_attention:
             return self._attention(frames, func, args, kwargs)
         if func is F.multi_head_attention_forward:
             return run_multihead(lambda: self.mode, args, kwargs)
@@ -241,6 +243,9 @@ class Session:
         if not frames.recompute:
             self.calls += 1
         arguments = call_arguments(args, kwargs)
+        if func is eager_attention:
+            own = {name: kwargs[name] for name in ("softcap", "sinks", "own")}
+            func = functools.partial(func, **own)
         groups = packed_groups(frame.module, arguments)
         if groups > 1:
             arguments = unpack(arguments, groups)
