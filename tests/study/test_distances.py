@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.study.small import tiny_study
 from sinkscope import cli, stats
 from sinkscope.errors import MissingWeightsError, StoreError, UsageError
 from sinkscope.metrics import distances
-from sinkscope.study import Run, run
+from sinkscope.study import Run, Study, _validate, run
 
 SHAPES = {"kid": {"checkpoint": "shapes"}, "cmmd": {"checkpoint": "shapes"}}
 SHAPES_KID = {"kid": SHAPES["kid"]}
@@ -46,6 +47,32 @@ def test_a_run_gets_distances_between_its_arms(copy: Run) -> None:
     # Arms whose images are those of the baseline lie at 0 from it.
     null = table[(table["arm"] == "null") & (table["reference"] == "baseline")]
     assert null["value"].to_numpy() == pytest.approx(0, abs=1e-9)
+
+
+def test_a_study_may_name_distances(copy: Run, tmp_path: Path, pipe, monkeypatch) -> None:
+    assert set(distances.DISTANCES) == set(_validate.SET_DISTANCES)
+    plain = tiny_study()
+    study = replace(plain, metrics=(*plain.metrics, "kid"), metric_options=SHAPES_KID)
+    assert (study.metrics, study.distances) == (plain.metrics, ("kid",)) and study.hash == plain.hash
+    assert Study.from_dict(study.to_dict()) == study
+    again = run(study, copy.folder, pipe=pipe, progress=False)
+    assert set(again.distances()["metric"]) == {"kid"} and again.study.distances == ("kid",)
+    monkeypatch.setattr(stats, "paired_mmd", None)  # any new computation would fail
+    assert run(study, copy.folder, pipe=pipe, progress=False).scores().equals(copy.scores())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"distances": ("fid",)}, UsageError, "Unknown distance 'fid'"),
+        ({"metrics": ("fd_dinov2",)}, MissingWeightsError, "hf download facebook/dinov2-large"),
+        ({"metrics": ("kid",), "metric_options": SHAPES_KID, "arms": {}}, UsageError, "compares no arms"),
+    ],
+)
+def test_a_study_with_distances_is_refused_before_it_is_generated(change, error, message, tmp_path, pipe):
+    with pytest.raises(error, match=message):
+        run(tiny_study(**{"margins": {}, **change}), tmp_path / "run", pipe=pipe, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_rows_are_computed_once_and_others_are_kept(copy: Run, monkeypatch) -> None:
@@ -86,7 +113,7 @@ def test_few_images_are_called_biased() -> None:
 def test_missing_weights_cost_their_own_rows(copy: Run, capsys) -> None:
     with pytest.raises(MissingWeightsError) as caught:
         copy.score(["kid", "fd_dinov2"], options=SHAPES_KID, progress=False)
-    assert "1 of 2 metrics could not be computed" in str(caught.value)
+    assert "1 of 4 metrics could not be computed" in str(caught.value)
     assert "fd_dinov2: Checkpoint 'facebook/dinov2-large' (1.2 GB) is not on this machine" in str(
         caught.value
     )

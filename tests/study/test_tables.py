@@ -11,8 +11,9 @@ from tests.study.small import ARMS, SINK, tiny_study
 
 from sinkscope import stats
 from sinkscope.errors import UsageError
+from sinkscope.stats import DoubleContrast
 from sinkscope.study import Run, Study, _tables, contrasts, ladders
-from sinkscope.study._analyse import MAKERS
+from sinkscope.study._analyse import MAKERS, double_contrasts
 from sinkscope.study._arm import Arm
 
 PROMPTS = [{"id": f"p{i:02d}", "text": f"prompt {i}", "task": f"task{i % 2}"} for i in range(24)]
@@ -109,3 +110,28 @@ def test_a_margin_from_seeds_needs_seeds() -> None:
     with pytest.raises(UsageError, match=r"margin of 'rmse'.*seeds=\[0\] gives one image per prompt"):
         study(margins={"rmse": "seed"})
     assert study(margins={"rmse": "seed"}, seeds=(0, 1)).margins == {"rmse": "seed"}
+
+
+def test_the_same_edit_under_another_setting_is_compared_with_itself() -> None:
+    """sink at two guidance scales, each against its own unedited arm."""
+    arms = {"weak": Arm(guidance=2.0), "sink_weak": Arm(SINK, guidance=2.0, against="weak")}
+    of = study(arms={"sink_1": SINK, "random_1": SINK.control("count"), **arms})
+    assert double_contrasts(of) == [DoubleContrast("sink_weak", "weak", "sink_1", "baseline")]
+    found = tables(of)["double_effects"]
+    row = found[found["task"] == "all"].iloc[0]
+    scores = made(of).pivot_table(index="prompt_id", columns=["metric", "arm"], values="value")["ssim"]
+    d = (scores["sink_weak"] - scores["weak"]) - (scores["sink_1"] - scores["baseline"])
+    assert row["effect"] == pytest.approx(d.mean()) and row["interval"] == "combined"
+    assert tables(study())["double_effects"].empty
+    assert double_contrasts(study()) == []
+
+
+def test_psnr_is_a_distance_and_gives_no_effect() -> None:
+    found = tables(study(metrics=("psnr", "rmse")))
+    for name, table in found.items():
+        assert "psnr" not in set(table["metric"]), name
+    assert set(found["effects"]["metric"]) == {"rmse"}
+    alone = tables(study(metrics=("psnr",), margins={}))
+    assert all(table.empty for table in alone.values())
+    with pytest.raises(UsageError, match="'psnr' can have no margin"):
+        study(metrics=("psnr",), margins={"psnr": 1.0})

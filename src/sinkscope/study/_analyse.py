@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from sinkscope import stats
-from sinkscope.stats import Contrast
+from sinkscope.stats import Contrast, DoubleContrast
 from sinkscope.study import _files, _tables
 from sinkscope.study._matches import save_matches
 from sinkscope.study._plan import make_plan
@@ -21,6 +21,7 @@ from sinkscope.study._progress import Meter
 from sinkscope.study._record import budget, recorded_prompts
 from sinkscope.study._store import Store
 from sinkscope.study._study import Study
+from sinkscope.study._validate import WITHOUT_EFFECT
 
 Pairs = frozenset[tuple[str, str]]
 
@@ -44,6 +45,28 @@ def contrasts(study: Study) -> list[Contrast]:
             if references[treated] != name:
                 found.append(Contrast(treated, name, "edit-control"))
     return found
+
+
+def double_contrasts(study: Study) -> list[DoubleContrast]:
+    """The same edits under different settings: does a setting change what they do?
+
+    For each pair of arms whose edits are the same and that are compared with different unedited arms (another
+    guidance, say), the later arm's effect minus the earlier one's.
+    """
+    found = []
+    edited = [name for name in study.arm_names if study.edits(name)]
+    for index, first in enumerate(edited):
+        for second in edited[index + 1 :]:
+            bases = study.base(first), study.base(second)
+            same = [[edit.hash for edit in study.edits(name)] for name in (first, second)]
+            if bases[0] != bases[1] and same[0] == same[1]:
+                found.append(DoubleContrast(second, bases[1], first, bases[0]))
+    return found
+
+
+def with_effects(study: Study) -> list[str]:
+    """The metrics of a study whose differences mean something."""
+    return [name for name in study.metrics if name not in WITHOUT_EFFECT]
 
 
 def controls_of(study: Study, treated: str) -> list[str]:
@@ -104,9 +127,9 @@ def _control_ladder(study: Study, arms: Mapping[str, float]) -> dict[str, float]
 
 
 def analyse(store: Store, study: Study, *, show: bool = True) -> None:
-    """Write `effects.parquet`, `dose.parquet`, `ratios.parquet`, `boundary.parquet` and
-    `leave_one_out.parquet` from `scores.parquet`, and `matches.parquet` from `receipts.parquet`, unless they
-    already follow from it. Says which contrasts were refused, unless `show` is false.
+    """Write `effects.parquet`, `double_effects.parquet`, `dose.parquet`, `ratios.parquet`, `boundary.parquet`
+    and `leave_one_out.parquet` from `scores.parquet`, and `matches.parquet` from `receipts.parquet`, unless
+    they already follow from it. Says which contrasts were refused, unless `show` is false.
 
     Raises:
         StoreError: The scores are missing or damaged.
@@ -154,7 +177,7 @@ def _key(store: Store, study: Study, same: Pairs) -> str:
     scores = _files.digest(_files.read_bytes(store.folder / "scores.parquet"))
     declared = [[entry.arm, entry.reference, entry.kind] for entry in contrasts(study)]
     settings = [dict(study.margins), study.level, study.draws, BOOTSTRAP_SEED, list(study.metrics), TABLES]
-    settings += [sorted(map(list, same))]
+    settings += [sorted(map(list, same)), [entry.name for entry in double_contrasts(study)]]
     return _files.digest(_files.canonical([scores, declared, settings, _stats_version()]).encode())
 
 
@@ -170,13 +193,13 @@ def _settings(study: Study) -> dict[str, Any]:
 
 def _effects(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
     settings = _settings(study)
-    declared = contrasts(study)
-    if not declared or scores.empty:
+    declared, metrics = contrasts(study), with_effects(study)
+    if not declared or not metrics or scores.empty:
         return pd.DataFrame(columns=NO_EFFECTS.split(), dtype="str")
     return stats.effects(
         scores,
         contrasts=declared,
-        metrics=list(study.metrics),
+        metrics=metrics,
         margins=dict(study.margins),
         seed_arms=_tables.seed_arms(study),
         identical=same,
@@ -187,12 +210,13 @@ def _effects(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
 def _dose(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
     settings = _settings(study)
     frames = []
-    for arms, control in ladders(study) if len(scores) else ():
+    metrics = with_effects(study)
+    for arms, control in ladders(study) if len(scores) and metrics else ():
         frame = stats.dose_response(
             scores,
             arms,
             control=control,
-            metrics=list(study.metrics),
+            metrics=metrics,
             baseline=study.base(next(iter(arms))),
             **settings,
         )
@@ -205,7 +229,7 @@ def _dose(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
 
 
 def _ratios(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
-    return _tables.ratios(scores, study, contrasts(study), _settings(study))
+    return _tables.ratios(scores, study, with_effects(study), contrasts(study), _settings(study))
 
 
 def _boundaries(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
@@ -213,11 +237,17 @@ def _boundaries(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame
 
 
 def _leave_one_out(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
-    return _tables.leave_one_out(scores, study, contrasts(study), same, _settings(study))
+    return _tables.leave_one_out(scores, study, with_effects(study), contrasts(study), same, _settings(study))
+
+
+def _double(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
+    found = double_contrasts(study)
+    return _tables.double_effects(scores, study, with_effects(study), found, _settings(study))
 
 
 MAKERS: dict[str, Callable[[pd.DataFrame, Study, Pairs], pd.DataFrame]] = {
     "effects": _effects,
+    "double_effects": _double,
     "dose": _dose,
     "ratios": _ratios,
     "boundary": _boundaries,

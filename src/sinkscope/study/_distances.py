@@ -34,7 +34,25 @@ COLUMNS = (
     "metric arm reference n_prompts n_units dimension value ci_low ci_high level p_swap status note "
     "checkpoint sha256 key"
 ).split()
+NO_ARMS = "The study compares no arms, so there is no distance to compute. Add an arm to it."
 Floats = NDArray[np.float64]
+
+
+def check(study: Study) -> None:
+    """Refuse distances of a study that cannot be computed here, before any time is spent.
+
+    Raises:
+        UsageError: The study compares no arms, or an option is wrong.
+        MissingWeightsError: The backbone is not here.
+    """
+    if study.distances and not contrasts(study):
+        raise UsageError(NO_ARMS)
+    for name in study.distances:
+        _backbone(study, name, study.metric_options.get(name, {})).identity()
+
+
+def _backbone(study: Study, name: str, options: Mapping[str, Any]) -> Any:
+    return features(name, shapes=study.model in EMBEDDED, **options)
 
 
 def measure(
@@ -64,7 +82,7 @@ def measure(
     digests = store.image_digests(plan)
     pairs = [(entry.arm, entry.reference) for entry in contrasts(study)]
     if not pairs:
-        raise UsageError("The study compares no arms, so there is no distance to compute. Add an arm to it.")
+        raise UsageError(NO_ARMS)
     old = _old(store)
     rows: list[dict[str, Any]] = []
     left_out: dict[str, SinkscopeError] = {}
@@ -99,7 +117,7 @@ def _rows(
     device: str,
 ) -> list[dict[str, Any]]:
     """Rows of one distance."""
-    backbone = features(name, shapes=study.model in EMBEDDED, **{"device": device, **options})
+    backbone = _backbone(study, name, {"device": device, **options})
     identity = backbone.identity()
     mine = old[old["metric"] == name]
     known: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from sinkscope.errors import MissingWeightsError, SinkscopeError, StoreError, unknown
+from sinkscope.errors import StoreError, unknown
 from sinkscope.study import _files, _record
 from sinkscope.study._analyse import analyse
 from sinkscope.study._plan import Plan, make_plan, resolve_prompts
@@ -99,6 +99,10 @@ class Run(SinkTables):
         """Slopes over budgets, where arms differ in their budget alone (`stats.dose_response`)."""
         return self._store.table("dose")
 
+    def double_effects(self) -> pd.DataFrame:
+        """What other sampling settings change about the same edits (`stats.double_effects`)."""
+        return self._store.table("double_effects")
+
     def ratios(self) -> pd.DataFrame:
         """How many times as far from the baseline's image as its control an edit lies (`stats.ratios`)."""
         return self._store.table("ratios")
@@ -175,44 +179,27 @@ class Run(SinkTables):
         """
         from sinkscope.metrics import canonical
         from sinkscope.metrics.distances import DISTANCES
+        from sinkscope.study._scorer import jsonable
 
         record = self.record
         asked = list(dict.fromkeys(map(canonical, metrics or ())))
-        sets = [name for name in asked if name in DISTANCES]
+        known = self.study
+        sets = list(dict.fromkeys((*known.distances, *(name for name in asked if name in DISTANCES))))
         names = list(dict.fromkeys((*record["metrics"], *(name for name in asked if name not in sets))))
-        set_options = {name: dict((options or {}).get(name, {})) for name in sets}
-        options = {name: value for name, value in (options or {}).items() if name not in sets}
         merged = {
             **record.get("metric_options", {}),
-            **{canonical(name): dict(value) for name, value in (options or {}).items()},
+            **{canonical(name): jsonable(value) for name, value in (options or {}).items()},
         }
-        if stray := [name for name in merged if name not in names]:
-            raise unknown("metric in the options (expected one of the metrics scored)", stray[0], names)
+        if stray := [name for name in merged if name not in (*names, *sets)]:
+            raise unknown(
+                "metric in the options (expected one of the metrics scored)", stray[0], [*names, *sets]
+            )
         with self._store.lock():
             changed = {**record, "metrics": names, "metric_options": merged}
-            missing = self._measure(set_options, show=progress, device=device)
-            try:
-                _finish(self._store, changed, self.plan, show=progress, device=device)
-            except MissingWeightsError as error:
-                raise MissingWeightsError("\n".join(map(str, (error, *missing)))) from error
-        if missing:
-            raise missing[0]
+            if sets:
+                changed["distances"] = sets
+            _finish(self._store, changed, self.plan, show=progress, device=device)
         return self.scores()
-
-    def _measure(
-        self, options: Mapping[str, Mapping[str, Any]], *, show: bool, device: str | None
-    ) -> list[SinkscopeError]:
-        """Compute distances between sets; returns no error or one that names what could not be computed."""
-        from sinkscope.study._distances import measure
-        from sinkscope.study._score import left_out_error
-
-        if not options:
-            return []
-        device = device or _default_device()
-        left_out = measure(
-            self._store, self.study, self.plan, list(options), options=options, device=device, show=show
-        )
-        return [left_out_error(left_out, len(options))] if left_out else []
 
     def analyse(self) -> pd.DataFrame:
         """Write the effects anew where the scores or the settings changed, and return them."""
@@ -250,10 +237,12 @@ def run(
             full.
         MissingWeightsError: The weights of the model or of a metric are not here.
     """
+    from sinkscope.study._distances import check as check_distances
     from sinkscope.study._score import check_metrics, check_sizes
 
     prompts = resolve_prompts(study)
     check_metrics(study.metrics, prompts, options=study.metric_options, model=study.model)
+    check_distances(study)
     check_sizes(study)
     store = Store(Path(out))
     with store.lock():
@@ -334,6 +323,7 @@ def _finish(
     Raises:
         SinkscopeError: Metrics could not be computed; everything else is done and kept.
     """
+    from sinkscope.study._distances import measure
     from sinkscope.study._score import left_out_error, score
     from sinkscope.study._scorer import jsonable
     from sinkscope.study._sharing import outcome
@@ -341,16 +331,21 @@ def _finish(
     if "shared" in record:
         record = {**record, "shared": outcome(store, plan, record)}
     names, options = list(record["metrics"]), record.get("metric_options", {})
+    sets = list(record.get("distances", ()))
     everything = _record.recorded_study(record)
+    device = device or _default_device()
+    no_distance = (
+        measure(store, everything, plan, sets, options=options, device=device, show=show) if sets else {}
+    )
     scored = score(
         store,
         plan,
         names,
-        options=options,
+        options={name: value for name, value in options.items() if name not in sets},
         model=record["model"],
         show=show,
         bases={arm: everything.base(arm) for arm in everything.arm_names},
-        device=device or _default_device(),
+        device=device,
         recorded=record.get("metric_identity"),
     )
     before = store.record() or record
@@ -360,14 +355,17 @@ def _finish(
     record = {
         **record,
         "metrics": kept,
-        "metric_options": {name: value for name, value in asked.items() if name in kept and value},
+        "metric_options": {name: value for name, value in asked.items() if name in (*kept, *sets) and value},
         "metric_identity": {name: jsonable(identity) for name, identity in scored.identities.items()},
     }
+    if sets:
+        there = before.get("distances", ())
+        record["distances"] = [name for name in sets if name not in no_distance or name in there]
     if record != store.record():
         store.write_record(record)
-    analyse(store, _record.recorded_study(record))
-    if scored.left_out:
-        raise left_out_error(scored.left_out, len(names))
+    analyse(store, _record.recorded_study(record), show=show)
+    if left_out := {**scored.left_out, **no_distance}:
+        raise left_out_error(left_out, len(names) + len(sets))
 
 
 def _default_device() -> str:

@@ -22,8 +22,25 @@ from sinkscope.study._arm import Arm, ArmLike, arms_from, as_arm, normal_arm, pl
 from sinkscope.study._files import canonical, digest, dump_yaml, read_yaml
 from sinkscope.study._observe_plan import ObservePlan
 
-ANALYSIS_FIELDS = ("metrics", "metric_options", "margins", "equivalence", "level", "draws", "name")
-LEFT_OUT = ("prompt_seed", "prompt_tasks", "prompt_order", "noise_base", "equivalence", "null_arms")
+ANALYSIS_FIELDS = (
+    "metrics",
+    "metric_options",
+    "distances",
+    "margins",
+    "equivalence",
+    "level",
+    "draws",
+    "name",
+)
+LEFT_OUT = (
+    "distances",
+    "prompt_seed",
+    "prompt_tasks",
+    "prompt_order",
+    "noise_base",
+    "equivalence",
+    "null_arms",
+)
 """Fields that `to_dict` leaves out at their default, so that studies without them keep their hash."""
 BASELINE = "baseline"
 NO_TASK = "prompt"
@@ -58,6 +75,8 @@ class Study:
     """Names of metrics; `sinkscope score --list` shows them."""
     metric_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Metric -> its options, for example `{"clip_t": {"checkpoint": "openai/clip-vit-base-patch32"}}`."""
+    distances: tuple[str, ...] = ()
+    """Distances between arms as sets of images, such as "kid"; those named in `metrics` are moved here."""
     seeds: tuple[int, ...] = (0,)
     """Each prompt is generated once per seed."""
     n_prompts: int | None = None
@@ -100,9 +119,11 @@ class Study:
 
     def __post_init__(self) -> None:
         """Normalise sequences and mappings, then validate."""
+        metrics, sets = _validate.split(_strings("metrics", self.metrics))
         normal = {
             "arms": {name: normal_arm(name, value) for name, value in _mapping("arms", self.arms).items()},
-            "metrics": _strings("metrics", self.metrics),
+            "metrics": metrics,
+            "distances": tuple(dict.fromkeys((*_strings("distances", self.distances), *sets))),
             "seeds": _sequence("seeds", self.seeds),
             "equivalence": _strings("equivalence", self.equivalence),
             "prompt_tasks": None

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sinkscope import stats
-from sinkscope.stats import Contrast
+from sinkscope.stats import Contrast, DoubleContrast
 from sinkscope.stats._boundary import BOUNDARY_COLUMNS
+from sinkscope.stats._double import DOUBLE_COLUMNS
 from sinkscope.stats._leave_out import LEAVE_OUT_COLUMNS
 from sinkscope.stats._margin import resolve_margins
 from sinkscope.stats._ratio_table import RATIO_COLUMNS
@@ -39,11 +40,15 @@ def seed_arms(study: Study) -> list[str]:
 
 
 def ratios(
-    scores: pd.DataFrame, study: Study, declared: Sequence[Contrast], settings: Mapping[str, Any]
+    scores: pd.DataFrame,
+    study: Study,
+    metrics: Sequence[str],
+    declared: Sequence[Contrast],
+    settings: Mapping[str, Any],
 ) -> pd.DataFrame:
     """How many times as far from the baseline's image as its control an edit lies: distances only."""
     pairs = [contrast for contrast in declared if contrast.kind == "edit-control"]
-    distances = [name for name in study.metrics if _is_distance(name, study)] if pairs else []
+    distances = [name for name in metrics if _is_distance(name, study)] if pairs else []
     if scores.empty or not distances:
         return _empty(RATIO_COLUMNS)
     return stats.ratios(scores, contrasts=pairs, metrics=distances, **settings)
@@ -67,20 +72,36 @@ def boundaries(
     return pd.concat(frames, ignore_index=True)
 
 
+def double_effects(
+    scores: pd.DataFrame,
+    study: Study,
+    metrics: Sequence[str],
+    declared: Sequence[DoubleContrast],
+    settings: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Differences of differences: the same edits under different settings."""
+    if not declared or not metrics or scores.empty:
+        return _empty(DOUBLE_COLUMNS)
+    only = {name: settings[name] for name in ("draws", "seed")}
+    margins = resolve_margins(scores, study.margins, seed_arms(study), **only)
+    return stats.double_effects(scores, contrasts=declared, metrics=metrics, margins=margins, **settings)
+
+
 def leave_one_out(
     scores: pd.DataFrame,
     study: Study,
+    metrics: Sequence[str],
     declared: Sequence[Contrast],
     same: Collection[tuple[str, str]],
     settings: Mapping[str, Any],
 ) -> pd.DataFrame:
     """The effects over all prompts with one task left out at a time, where there are several tasks."""
-    if not declared or scores.empty or scores["task"].nunique() < 2:
+    if not declared or not metrics or scores.empty or scores["task"].nunique() < 2:
         return _empty(LEAVE_OUT_COLUMNS)
     return stats.leave_one_task_out(
         scores,
         contrasts=declared,
-        metrics=list(study.metrics),
+        metrics=metrics,
         margins=dict(study.margins),
         seed_arms=seed_arms(study),
         identical=same,

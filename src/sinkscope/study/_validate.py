@@ -13,8 +13,22 @@ if TYPE_CHECKING:
     from sinkscope.prompts import PromptRecord
     from sinkscope.study._study import Study
 
+WITHOUT_EFFECT = ("psnr",)
+"""Metrics that give no effect: an image has no finite PSNR to itself, so the baseline has none. They
+stay scores, distances to the baseline's image."""
 CALIBRATED = "seed"
 """A margin that is not a number: from the seed-to-seed noise measured in the same run."""
+
+SET_DISTANCES = ("kid", "cmmd", "fd_dinov2", "fd_clip")
+"""Keys of `metrics.distances.DISTANCES`, here because naming one needs no torch."""
+
+
+def split(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Metrics, which score one image at a time, and distances between sets of images."""
+    return (
+        tuple(name for name in names if name not in SET_DISTANCES),
+        tuple(name for name in names if name in SET_DISTANCES),
+    )
 
 
 def check(study: Study) -> None:
@@ -80,14 +94,22 @@ def _metrics(study: Study) -> None:
         if name not in known:
             raise unknown("metric", name, known)
     refuse_repeats("metrics", study.metrics)
+    for name in study.distances:
+        if name not in SET_DISTANCES:
+            raise unknown("distance", name, SET_DISTANCES)
+    both = (*study.metrics, *study.distances)
     for name in study.metric_options:
-        if name not in study.metrics:
-            raise unknown(
-                "metric in metric_options (expected one of the study's metrics)", name, study.metrics
-            )
+        if name not in both:
+            raise unknown("metric in metric_options (expected one of the study's metrics)", name, both)
 
 
 def _margins(study: Study) -> None:
+    for name in (*study.margins, *study.equivalence):
+        if name in WITHOUT_EFFECT:
+            raise UsageError(
+                f"{name!r} can have no margin: an image has no finite value to itself, so that differences "
+                "to the baseline mean nothing. It is shown as a distance; declare one for 'rmse' instead."
+            )
     for name, margin in study.margins.items():
         if name not in study.metrics:
             raise unknown("metric in margins (expected one of the study's metrics)", name, study.metrics)
