@@ -35,6 +35,7 @@ from ._outputs import (
     open_queries,
 )
 from ._queries import QuerySet
+from ._questions import Questions, deferred
 from ._random import KeyedRandom
 from ._rowblock import Raw
 from ._selectors import (
@@ -69,6 +70,7 @@ __all__ = [
     "NextMass",
     "Operands",
     "QuerySet",
+    "Questions",
     "RandomKeys",
     "RandomQueries",
     "Raw",
@@ -91,6 +93,7 @@ __all__ = [
     "backends",
     "check_queries",
     "default_group",
+    "deferred",
     "incoming_mass",
     "largest",
     "mass_after",

@@ -105,7 +105,7 @@ class ScaleLogit(Action):
         if self.factor != 1.0:
             call = per_head(call)
             call = replace(call, k=torch.where(chosen[..., None], call.k * self.factor, call.k))
-            if call.bias is not None and bool(torch.isfinite(call.bias).any()):
+            if call.bias is not None:
                 scaled = call.bias * self.factor
                 finite = torch.isfinite(call.bias) & chosen[:, :, None]
                 call = replace(call, bias=torch.where(finite, scaled, call.bias))

@@ -70,7 +70,7 @@ def apply_edits(
     call = EditedCall(q, k, v, mask=mask, scale=scale, is_causal=is_causal, softcap=softcap)
     call = replace(call, original=call)
     parts = [(part, _reach(part)) for part in regions(active, q)]
-    if len(parts) == 1 and parts[0][1] is not None and bool(parts[0][1].all()):
+    if len(parts) == 1 and parts[0][1] is not None and _everywhere(parts[0][0], parts[0][1]):
         return _edited(call, parts[0][0], run)
     out = run(q, k, v, mask, is_causal, scale)
     for part, reach in parts:
@@ -84,6 +84,14 @@ def _reach(part: Region) -> Tensor | None:
     if not part.edits:
         return None
     return torch.stack([edit.reach() for edit in part.edits]).any(0)
+
+
+def _everywhere(part: Region, reach: Tensor) -> bool:
+    known = [edit.covers for edit in part.edits]
+    if "all" in known:
+        return True
+    # What reaches some cells only is patched in, which also holds where the parts make a whole.
+    return "some" not in known and bool(reach.all())
 
 
 def _patch(out: Tensor, call: EditedCall, part: Region, reach: Tensor, run: Run) -> Tensor:
@@ -184,7 +192,7 @@ def _additive(call: EditedCall) -> Tensor:
 def _in_exact_dtype(call: EditedCall) -> EditedCall:
     """Widen a half-precision call whose bias would be rounded: kernels want the mask in the dtype of q."""
     bias, mask = call.bias, call.mask
-    if bias is None or call.q.dtype not in (torch.float16, torch.bfloat16):
+    if bias is None or not call.shifted or call.q.dtype not in (torch.float16, torch.bfloat16):
         return call
     additive = mask is not None and mask.is_floating_point()
     exact = bool((bias.to(call.q.dtype).to(bias.dtype) == bias).all())

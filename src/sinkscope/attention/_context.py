@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
@@ -10,7 +11,17 @@ from torch import Tensor
 
 from sinkscope.errors import UsageError, unknown
 
+from ._questions import ask
 from ._random import KeyedRandom
+
+
+def _check_ranked(name: str, missing: list[float]) -> None:
+    rows = [row for row, none in enumerate(missing) if none]
+    if rows:
+        raise UsageError(
+            f"Rows {rows} have no query in group {name!r} that sees any key, so no key can be "
+            "ranked by its mass. Choose other queries, or leave these rows out of the edit."
+        )
 
 
 def default_group(groups: Collection[str]) -> str:
@@ -82,12 +93,7 @@ class SelectionContext:
             if name not in self.groups:
                 raise unknown("query group", name, self.groups)
             found = self._masses[name] if isinstance(self._masses, Mapping) else self._masses(name)
-            if bool(torch.isnan(found).any()):
-                rows = torch.isnan(found).flatten(1).any(1).nonzero().flatten().tolist()
-                raise UsageError(
-                    f"Rows {rows} have no query in group {name!r} that sees any key, so no key can be "
-                    "ranked by its mass. Choose other queries, or leave these rows out of the edit."
-                )
+            ask(torch.isnan(found).flatten(1).any(1), functools.partial(_check_ranked, name))
             self._cache[name] = found
         return self._cache[name]
 

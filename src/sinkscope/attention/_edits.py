@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class EditedCall:
     """[row, kv_head or head, key, dim]; None when only weights matter"""
     bias: Tensor | None = None
     """[row, head, 1, key] additive, float32 or float64, on top of the model's mask"""
+    shifted: bool = False
+    """whether the bias may hold numbers other than 0 and -inf, which half types round"""
     weights: tuple[Callable[[Tensor, Block], Tensor], ...] = ()
     """changes to the softmax weights, in order"""
     finish: tuple[Callable[[Tensor], Tensor], ...] = ()
@@ -56,7 +59,8 @@ class EditedCall:
         part = torch.zeros(chosen.shape, dtype=dtype, device=chosen.device).masked_fill_(chosen, value)[
             :, :, None
         ]
-        return replace(self, bias=part if self.bias is None else self.bias + part)
+        bias = part if self.bias is None else self.bias + part
+        return replace(self, bias=bias, shifted=self.shifted or value not in (0.0, -math.inf))
 
     def operands(self) -> Operands:
         """The call as a measuring backend takes it."""
@@ -116,6 +120,8 @@ class ResolvedEdit:
     """take the edited path even where nothing is chosen (the null control)"""
     rows: Tensor | None = field(default=None, kw_only=True)
     """boolean [row]: rows the forced path covers; None = all rows"""
+    covers: Literal["all", "some"] | None = field(default=None, kw_only=True)
+    """what is known without looking: it reaches every row and head, or some of them; None = look"""
     random: KeyedRandom | None = field(default=None, kw_only=True)
     """keyed random numbers, needed by actions that draw"""
 

@@ -12,8 +12,9 @@ from sinkscope.errors import UsageError
 from ._backends import pick_backend
 from ._edits import EditedCall, ResolvedEdit
 from ._measure import query_totals
-from ._operands import Operands, blame
+from ._operands import OVERFLOW, Operands, blame, not_finite
 from ._queries import QuerySet, group_weights
+from ._questions import ask_finite, deferring
 from ._regions import Region, active_edits, check_edits, fold, regions
 from ._rowblock import Block, Raw, rowblock
 
@@ -64,7 +65,9 @@ def mass_after(
     for part in regions(active_edits(edits), q):
         part_mass, part_total = _region(call, part, weights)
         mass, total = mass + part_mass, total + part_total
-    if not bool(torch.isfinite(mass).all()):
+    if deferring():
+        ask_finite({OVERFLOW: mass}, not_finite)
+    elif not bool(torch.isfinite(mass).all()):
         raise blame(ops)
     mean = (mass / total[..., None]).float()
     return {name: mean[:, :, index] for index, name in enumerate(groups)}

@@ -11,8 +11,9 @@ from torch import Tensor
 from sinkscope.errors import UsageError, unknown
 
 from ._backends import pick_backend
-from ._operands import Operands, blame
+from ._operands import OVERFLOW, Operands, blame, not_finite
 from ._queries import QuerySet, group_weights
+from ._questions import ask_finite, deferring
 from ._rowblock import Raw
 
 STATISTICS = ("mass", "lse", "entropy", "max_weight", "concentration", "output", "max_activation")
@@ -181,7 +182,9 @@ def _reduce(raw: Raw, ops: Operands, names: list[str], weights: Tensor, want: fr
 
 
 def _check_inputs(ops: Operands) -> None:
-    if not _all_finite([t.detach() for t in (ops.q, ops.k, ops.v) if t is not None], ops.compute_dtype):
+    if deferring():
+        ask_finite({"q": ops.q, "k": ops.k, "v": ops.v}, not_finite)
+    elif not _all_finite([t.detach() for t in (ops.q, ops.k, ops.v) if t is not None], ops.compute_dtype):
         raise blame(ops)
 
 
@@ -189,7 +192,10 @@ def _check_finite(raw: Raw, ops: Operands, totals: Tensor, want: frozenset[str])
     checks = [raw.mass, raw.entropy, raw.peak, raw.output, raw.activation, totals]
     if raw.lse is not None:
         checks.append(raw.lse if raw.alive is None else torch.where(raw.alive, raw.lse, 0.0))
-    if not _all_finite([t for t in checks if t is not None], ops.compute_dtype):
+    if deferring():
+        for tensor in checks:
+            ask_finite({OVERFLOW: tensor}, not_finite)
+    elif not _all_finite([t for t in checks if t is not None], ops.compute_dtype):
         raise blame(ops)
 
 

@@ -135,7 +135,14 @@ def blame(ops: Operands) -> NonFiniteError:
         if tensor is not None:
             bad = int((~torch.isfinite(tensor)).sum())
             found += [f"{bad} of {tensor.numel()} entries of {name}"] if bad else []
-    what = ", ".join(found) or "the logits (q.k overflows although q and k are finite)"
+    return not_finite(", ".join(found) or OVERFLOW)
+
+
+OVERFLOW = "the logits (q.k overflows although q and k are finite)"
+
+
+def not_finite(what: str) -> NonFiniteError:
+    """Build the error for what holds NaN or infinity."""
     return NonFiniteError(
         f"NaN or infinity in {what}; expected finite numbers. Run the model in bfloat16 or float32 "
         "instead of float16, or look for the layer that overflows first."

@@ -20,6 +20,7 @@ from ._context import SelectionContext, default_group
 from ._edits import Action, EditedCall
 from ._measure import measure
 from ._operands import expand_kv
+from ._questions import ask
 from ._random import KeyedRandom
 from ._selectors import Selector, check_budget, register_selector
 
@@ -57,6 +58,11 @@ class _QueryBudget(Selector):
     def side(self) -> str:
         return "queries"
 
+    @property
+    @override
+    def always_chooses(self) -> bool:
+        return True
+
     def _pick(self, scores: Tensor, ctx: SelectionContext) -> Tensor:
         """The budget's highest scores; [row, head, query]."""
         inside = open_queries(ctx, self.queries)
@@ -73,12 +79,16 @@ def check_queries(name: str, count: int, inside: Tensor, ctx: SelectionContext) 
     Raises:
         UsageError: Says how many there are.
     """
-    free = int(inside.sum(-1).min()) if inside.numel() else 0
-    if count > free:
-        raise UsageError(
-            f"{name} asks for {count} queries per head, but only {free} are there to choose from at "
-            f"{ctx.random.site!r}. Use a budget of at most {free}, or queries='all'."
-        )
+
+    def check(left: list[float]) -> None:
+        free = int(left[0])
+        if count > free:
+            raise UsageError(
+                f"{name} asks for {count} queries per head, but only {free} are there to choose from at "
+                f"{ctx.random.site!r}. Use a budget of at most {free}, or queries='all'."
+            )
+
+    ask(inside.sum(-1).amin() if inside.numel() else torch.zeros(1), check)
 
 
 @register_selector

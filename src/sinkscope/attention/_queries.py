@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from sinkscope.errors import UsageError
+
+from ._questions import ask
 
 type_names = "None, a slice, an index tensor [n], or a boolean tensor [query] or [row, query]"
 
@@ -32,12 +35,16 @@ def query_mask(
         mask = _boolean(queries, rows, count, name).to(device)
     else:
         mask[:, _indices(queries, count, name).to(device)] = True
-    if not bool(mask.any()):
+    ask(mask.any(), functools.partial(_check_any, name, count))
+    return mask
+
+
+def _check_any(name: str, count: int, found: list[float]) -> None:
+    if not found[0]:
         raise UsageError(
             f"Query group {name!r} selects none of the {count} queries; expected at least one. "
             "Check the slice or mask, or leave the group out."
         )
-    return mask
 
 
 def _boolean(queries: Tensor, rows: int, count: int, name: str) -> Tensor:

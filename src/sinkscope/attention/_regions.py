@@ -29,10 +29,13 @@ class Region(NamedTuple):
 
 def active_edits(edits: Sequence[ResolvedEdit]) -> list[ResolvedEdit]:
     """Edits that change anything or are forced onto the edited path, in order of composition."""
-    active = [
-        edit for edit in edits if edit.force_path or (not edit.action.is_identity and bool(edit.chosen.any()))
-    ]
-    return sorted(active, key=lambda edit: edit.action.rank)
+    return sorted(filter(_acts, edits), key=lambda edit: edit.action.rank)
+
+
+def _acts(edit: ResolvedEdit) -> bool:
+    if edit.force_path or edit.action.is_identity:
+        return edit.force_path
+    return edit.covers is not None or bool(edit.chosen.any())
 
 
 def regions(edits: Sequence[ResolvedEdit], q: Tensor) -> list[Region]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ._operands import Operands, four_axes
+from ._questions import deferring
 
 CPU_BLOCK_BYTES = 4 * 2**20
 DEVICE_BLOCK_BYTES = 64 * 2**20
@@ -273,7 +274,7 @@ def rowblock(
         limit_bytes = CPU_BLOCK_BYTES if ops.q.device.type == "cpu" else DEVICE_BLOCK_BYTES
     limit = max(1, limit_bytes // (8 if ops.compute_dtype == torch.float64 else 4))
     span = range(ops.shape[2])
-    if set(want) <= {"mass", "max_weight", "entropy"}:
+    if set(want) <= {"mass", "max_weight", "entropy"} and not deferring():
         span = _used_span(weights)
     with torch.no_grad(), torch.autocast(ops.q.device.type, enabled=False):
         state = _Pass(ops, weights, want, edit, limit)

@@ -19,6 +19,7 @@ from typing_extensions import override
 from sinkscope.errors import UsageError
 
 from ._context import SelectionContext
+from ._questions import ask
 from ._spec import Registry, Spec
 
 
@@ -29,6 +30,11 @@ class Selector(Spec):
     def side(self) -> str:
         """ "keys", or "queries" for a selector that chooses queries."""
         return "keys"
+
+    @property
+    def always_chooses(self) -> bool:
+        """Whether every row and head surely gets at least one, so that nobody has to look."""
+        return False
 
     @abstractmethod
     def choose(self, ctx: SelectionContext) -> Tensor:
@@ -99,6 +105,11 @@ class _Budget(Selector):
     def __post_init__(self) -> None:
         check_budget(self)
 
+    @property
+    @override
+    def always_chooses(self) -> bool:
+        return True
+
     def _pick(
         self, scores: Tensor, candidates: Tensor, ctx: SelectionContext, *, skip: bool = False
     ) -> Tensor:
@@ -110,14 +121,18 @@ class _Budget(Selector):
             scores, candidates = scores.mean(1, keepdim=True), candidates.all(1, keepdim=True)
         count = self.keys_per_head or self.shared_keys or 0
         first = count if skip else 0
-        free = int(candidates.sum(-1).min()) if candidates.numel() else 0
-        if first + count > free:
-            budget = "keys_per_head" if self.keys_per_head else "shared_keys"
-            raise UsageError(
-                f"{type(self).__name__} asks for {budget}={count}{' below as many' if skip else ''}, but "
-                f"only {free} of {ctx.shape[2]} keys are there to choose from at {ctx.random.site!r}. Use a "
-                f"budget of at most {free // 2 if skip else free}."
-            )
+
+        def check(left: list[float]) -> None:
+            free = int(min(left, default=0))
+            if first + count > free:
+                budget = "keys_per_head" if self.keys_per_head else "shared_keys"
+                raise UsageError(
+                    f"{type(self).__name__} asks for {budget}={count}{' below as many' if skip else ''}, but "
+                    f"only {free} of {ctx.shape[2]} keys are there to choose from at {ctx.random.site!r}. "
+                    f"Use a budget of at most {free // 2 if skip else free}."
+                )
+
+        ask(candidates.sum(-1).amin() if candidates.numel() else torch.zeros(1), check)
         ranked = scores.masked_fill(~candidates, -torch.inf)
         order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., first : first + count]
         chosen = torch.zeros_like(candidates).scatter(-1, order, True)
@@ -264,13 +279,17 @@ class Keys(Selector):
         inside = torch.ones(rows, keys, dtype=torch.bool, device=ctx.device)
         if self.segment is not None:
             inside = ctx.segment(self.segment)
-        size = int(inside.sum(-1).min())
-        if max(self.indices) >= size:
-            where = "this call" if self.segment is None else f"segment {self.segment!r}"
-            raise UsageError(
-                f"Keys names position {max(self.indices)}, but {where} has {size} keys (0..{size - 1}) at "
-                f"{ctx.random.site!r}."
-            )
+
+        def check(left: list[float]) -> None:
+            size = int(left[0])
+            if max(self.indices) >= size:
+                where = "this call" if self.segment is None else f"segment {self.segment!r}"
+                raise UsageError(
+                    f"Keys names position {max(self.indices)}, but {where} has {size} keys "
+                    f"(0..{size - 1}) at {ctx.random.site!r}."
+                )
+
+        ask(inside.sum(-1).amin(), check)
         position = inside.long().cumsum(-1) - 1
         named = torch.isin(position, torch.tensor(self.indices, device=ctx.device))
         return (named & inside)[:, None] & _candidates(ctx)

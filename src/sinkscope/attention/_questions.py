@@ -1,0 +1,108 @@
+"""Questions about numbers on a device, without waiting for the device in every call.
+
+Reading one number of a GPU tensor stops the program until all work that was queued before is done. Inside a
+`deferred` block checks are queued and copies to the host are started; `Questions.settle` waits once, then
+answers all of them in order. Outside of a block, and on the CPU, a check answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sinkscope.errors import NonFiniteError
+
+Check = Callable[[list[float]], None]
+"""Gets the numbers and raises where they are wrong."""
+
+
+class Questions:
+    """Checks and copies whose answers are not there yet."""
+
+    def __init__(self) -> None:
+        self._asked: list[tuple[Tensor, Check, str]] = []
+        self._after: list[Callable[[], None]] = []
+        self._devices: set[torch.device] = set()
+
+    def add(self, value: Tensor, check: Check, where: str) -> None:
+        """Queue a check of a few numbers (counts or flags)."""
+        self._asked.append((self.take(value), check, where))
+
+    def take(self, value: Tensor) -> Tensor:
+        """The tensor on the host; its numbers are there once the questions are settled."""
+        if value.device.type == "cpu":
+            return value
+        self._devices.add(value.device)
+        return value.to("cpu", non_blocking=True)
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Run something once all numbers are there and no check has failed."""
+        self._after.append(action)
+
+    def settle(self) -> None:
+        """Wait for the device, answer every check, then do what waited for the numbers.
+
+        Raises:
+            SinkscopeError: The first check that failed, with the place it was asked at.
+        """
+        asked, after, devices = self._asked, self._after, self._devices
+        self._asked, self._after, self._devices = [], [], set()
+        for device in devices:
+            torch.accelerator.synchronize(device)
+        for value, check, where in asked:
+            try:
+                check(_numbers(value))
+            except NonFiniteError as error:
+                raise NonFiniteError(f"At {where}: {error}" if where else str(error)) from error
+        for action in after:
+            action()
+
+
+_OPEN: ContextVar[tuple[Questions, str] | None] = ContextVar("sinkscope_questions", default=None)
+
+
+@contextmanager
+def deferred(questions: Questions, where: str = "") -> Iterator[None]:
+    """Queue the checks of this block; whoever opens it calls `questions.settle()` later."""
+    token = _OPEN.set((questions, where))
+    try:
+        yield
+    finally:
+        _OPEN.reset(token)
+
+
+def deferring() -> bool:
+    """Whether no number may be read now."""
+    return _OPEN.get() is not None
+
+
+def ask(value: Tensor, check: Check) -> None:
+    """Check a few numbers (counts or flags): now, or when the questions of the open block are settled."""
+    now = _OPEN.get()
+    if now is None:
+        check(_numbers(value))
+    else:
+        now[0].add(value, check, now[1])
+
+
+def ask_finite(named: Mapping[str, Tensor | None], error: Callable[[str], Exception]) -> None:
+    """Refuse NaN and infinity; `error` gets the names of the tensors that hold some."""
+    tensors = {name: t.detach() for name, t in named.items() if t is not None and t.numel()}
+
+    def check(good: list[float]) -> None:
+        bad = [name for name, fine in zip(tensors, good, strict=True) if not fine]
+        if bad:
+            raise error(" and ".join(bad))
+
+    if tensors:
+        # The extremes of a tensor carry NaN and infinity along, and need no memory of its size.
+        ask(torch.stack([torch.stack(t.aminmax()).isfinite().all() for t in tensors.values()]), check)
+
+
+def _numbers(value: Tensor) -> list[Any]:
+    return value.reshape(-1).tolist()
