@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.zoo import SPECIMENS
+from tests.zoo.records import built
 
+import sinkscope as sk
 from sinkscope.attention import default_group
 from sinkscope.models._grid import visual_places
 
@@ -77,3 +80,32 @@ def test_the_default_queries_are_those_of_what_is_painted() -> None:
     assert default_group(["video", "text", "image"]) == "video", "a picture beside the video is a condition"
     assert default_group(["global", "audio"]) == "audio"
     assert default_group(["text"]) == "all"
+
+
+def test_one_call_per_row_is_one_site() -> None:
+    """Mochi calls its attention once per row, over as many text tokens as the row has."""
+    specimen = SPECIMENS["mochi"]
+    with sk.observe(built(specimen), layers=[0]) as seen:
+        specimen.run(built(specimen), prompt=["a cat", "an owl"])
+    table = seen.sinks()
+    assert set(table["site"]) == {"transformer_blocks.0.attn1"}
+    assert table.groupby(["branch", "unit"]).ngroups == 4
+    mass = seen.mass(layer=0)
+    assert mass.shape[1:] == (4, 2, 18 + 8), "the longest text has eight tokens"
+    assert torch.allclose(mass.nansum(-1), torch.ones(mass.shape[:-1]))
+    assert [int(row[0].isnan().sum()) for row in mass[0]] == [7, 7, 1, 0], "an empty text is one end mark"
+
+
+@pytest.mark.parametrize("name", ["mochi", "cogvideox"])
+def test_random_controls_do_not_depend_on_the_batch(name: str) -> None:
+    specimen, pipe = SPECIMENS[name], built(SPECIMENS[name])
+    edit = sk.Edit(sk.TopMass(keys_per_head=1), sk.Mask(), layers=[0]).control("count", seed=3)
+    found = []
+    for prompts in (["a cat", "an owl"], ["an owl"]):
+        with sk.intervene(pipe, edit, units=prompts) as receipt:
+            specimen.run(pipe, prompt=prompts)
+        table = receipt.edited_keys()
+        found.append(table[(table.unit == "an owl") & (table.step == 0)])
+    columns = ["branch", "layer", "head", "key"]
+    both, alone = (table[columns].sort_values(columns).to_numpy().tolist() for table in found)
+    assert both == alone and len(alone) == 4

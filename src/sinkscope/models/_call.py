@@ -39,11 +39,19 @@ class Site:
     """How often the module had been entered before in the same forward pass."""
     index: int = 0
     """How many calls the same visit had made before."""
+    per_row: bool = False
+    """Whether the module makes one call per row of the batch: then `index` is the row and no call of its
+    own kind."""
 
     @property
     def key(self) -> str:
         """Unique name of the call within one forward pass: `name#visit.index`."""
         return f"{self.name}#{self.visit}.{self.index}"
+
+    @property
+    def lasting_key(self) -> str:
+        """The same, but equal for all rows of the batch: what random draws are keyed by."""
+        return f"{self.name}#{self.visit}.{0 if self.per_row else self.index}"
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""One key axis for calls whose keys grow, as those of a language model do while it generates."""
+"""One key axis for calls whose keys grow, as those of a language model do while it generates, or that leave
+out the padding of each row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,8 @@ def common_axis(records: Sequence[Seen]) -> tuple[int, int]:
     sizes = sorted({(seen.values["mass"].shape[1], seen.values["mass"].shape[2]) for seen in records})
     if len(sizes) == 1:
         return sizes[0]
+    if len({heads for heads, _ in sizes}) == 1 and _one_begins_the_other(records):
+        return sizes[0][0], max(keys for _, keys in sizes)
     found = " and ".join(f"{heads} heads x {keys} keys" for heads, keys in sizes)
     if any(seen.site.kind != "causal" for seen in records) or len({heads for heads, _ in sizes}) > 1:
         raise UsageError(
@@ -33,6 +37,20 @@ def common_axis(records: Sequence[Seen]) -> tuple[int, int]:
             "one step at a time with steps=[0]."
         )
     return sizes[0][0], max(keys for _, keys in sizes)
+
+
+def _one_begins_the_other(records: Sequence[Seen]) -> bool:
+    """Whether rows with a call each (Mochi) differ only in how many tokens of their text there are at the
+    end."""
+    if not all(seen.site.per_row for seen in records):
+        return False
+    names = ("segment", "position", "image_row", "image_column")
+    layouts = set()
+    for seen in records:
+        tokens = seen.tokens[0].take(np.arange(seen.values["mass"].shape[2]))
+        layouts.add(tuple(zip(*(tokens[name] for name in names), strict=True)))
+    longest = max(layouts, key=len)
+    return all(layout == longest[: len(layout)] for layout in layouts)
 
 
 def places_on(seen: Seen, count: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from sinkscope.attention import Frozen, KeyedRandom, ResolvedEdit, SelectionContext, Selector
 from sinkscope.errors import NoMatchError
 from sinkscope.models._call import AttentionCall, Site
+from sinkscope.models._eager import check_sinks
 from sinkscope.models._edit import Edit
 from sinkscope.models._matched import NoKeys, treatment
 from sinkscope.models._measure import PADDING, group_name, group_queries, measure_call, open_keys
@@ -105,6 +106,7 @@ class Plan:
             heads = torch.zeros(chosen.shape[1], dtype=torch.bool, device=chosen.device)
             heads[list(edit.heads)] = True
             chosen = chosen & heads[:, None]
+        check_sinks(call, edit.action, chosen)
         return ResolvedEdit(
             chosen,
             edit.action,
@@ -194,7 +196,7 @@ def _rows_of(segments: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]
 def keyed_random(call: AttentionCall, rows: Sequence[RowId], units: Units) -> KeyedRandom:
     """Random numbers of a call, keyed by unit (and frame), branch, site and step."""
     names = [units.label(row.unit) + (f"/{row.repeat}" if row.repeat else "") for row in rows]
-    return KeyedRandom.of(names, [row.branch for row in rows], call.site.key, call.step)
+    return KeyedRandom.of(names, [row.branch for row in rows], call.site.lasting_key, call.step)
 
 
 def _frozen(select: Selector) -> Frozen | None:

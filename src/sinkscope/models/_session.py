@@ -279,6 +279,8 @@ class Session:
             recompute=frames.recompute,
         )
         call = call.replace(rows=evaluation.rows_for(call))
+        if call.q.shape[0] == 1 < len(evaluation.rows) and site.index < len(evaluation.rows):
+            call = call.replace(site=replace(site, per_row=True))
         return self._layout(evaluation.part).describe(call, evaluation)
 
     def tokens_for(self, call: AttentionCall) -> tuple[tuple[Token, ...], ...]:

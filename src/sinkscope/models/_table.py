@@ -103,7 +103,7 @@ def identities(tables: Sequence[TokenTable], rows: Column, keys: Column) -> dict
 
 def site_name(site: Site) -> str:
     """The module path; where a module makes several calls, with the visit and the number of the call."""
-    return site.name if site.visit == site.index == 0 else site.key
+    return site.name if site.visit == 0 and (site.per_row or site.index == 0) else site.lasting_key
 
 
 def stack(parts: Iterable[Columns], order: Sequence[str]) -> pd.DataFrame:
