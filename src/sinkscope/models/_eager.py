@@ -24,7 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..errors import EagerAttentionError
+from sinkscope.attention import Action, ScaleLogit
+from sinkscope.errors import EagerAttentionError, UsageError
+
+from ._call import AttentionCall
 
 NAME = "sinkscope_eager"
 """Under which transformers knows `_forward` while a session is open."""
@@ -221,6 +224,27 @@ def _prove(own: _Own, call: Mapping[str, Any]) -> None:
             "Leave the module out with sites=, or pass strict=False."
         )
     _proven.add(kind)
+
+
+def check_sinks(call: AttentionCall, action: Action, chosen: Tensor) -> None:
+    """Refuse what cannot be done to a sink logit.
+
+    Args:
+        call: The call.
+        action: What is done.
+        chosen: To which keys, bool `[row, head, key]` (or queries).
+
+    Raises:
+        UsageError: a factor on q.k, for there is no k.
+    """
+    if not call.sinks or not isinstance(action, ScaleLogit) or action.factor == 1.0:
+        return
+    if bool(chosen[..., -call.sinks :].any()):
+        raise UsageError(
+            f"ScaleLogit(factor={action.factor}) got the learned sink logit of {call.site.name} among its "
+            "keys, which has no q.k to scale. Use ScaleLogit(shift=...), Mask or ScaleProbability, or choose "
+            "among the tokens, for example TopMass(keys_per_head=1, within='text')."
+        )
 
 
 # ---- switching models over
