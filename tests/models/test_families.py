@@ -214,7 +214,7 @@ def test_guided_rows_are_those_the_condition_changes(specimen: Specimen) -> None
     sides = set()
     layers = [call.site.layer for call in one if "text" in call.key_segments and call.site.layer is not None]
     for a, b in zip(one, other, strict=True):
-        if a.step == 0 and a.site.layer == min(layers) and "text" in a.key_segments:
+        if a.step == 0 and a.site.layer == min(layers, default=None) and "text" in a.key_segments:
             changed = [not torch.equal(a.k[info.row], b.k[info.row]) for info in a.rows]
             assert changed == [info.branch != "uncond" for info in a.rows]
             sides |= {info.branch for info in a.rows}
@@ -344,10 +344,11 @@ def test_visual_keys_form_a_grid(specimen: Specimen) -> None:
 
 def text_tokens(specimen: Specimen) -> list[Token]:
     """The text tokens of a row of the prompt, where keys hold text first."""
-    for call in record(specimen, **short(specimen)):
+    calls = record(specimen, **short(specimen))
+    for call in calls:
         for info, tokens in zip(call.rows, call.tokens(), strict=True):
             text = [token for token in tokens if token.segment == "text"]
-            if text and info.branch != "uncond":
+            if text and text[0].position == 0 and info.branch != "uncond":  # a pooler may see the rest only
                 return text
     raise AssertionError("no call has text keys")
 
@@ -355,7 +356,10 @@ def text_tokens(specimen: Specimen) -> list[Token]:
 @every(lambda s: s.words)
 def test_text_keys_have_names(specimen: Specimen) -> None:
     row = text_tokens(specimen)
-    assert [token.position for token in row] == list(range(len(row)))
+    positions = [token.position for token in row]
+    assert positions == sorted(set(positions))
+    if "padding" not in specimen.segments:
+        assert positions == list(range(len(row)))
     assert all(token.encoder for token in row)
     content = "".join(token.text or "" for token in row if token.role == "content")
     assert "".join(letter for letter in content if letter not in "▁Ġ ") == specimen.words

@@ -166,14 +166,23 @@ def test_special_tokens_of_a_vision_transformer() -> None:
         patch_size=4,
     )
     for call in calls_of(transformers.ViTModel(config), pixel_values=torch.randn(1, 3, 8, 8)):
-        assert keys(call) == [("register", 1), ("image", 4)]
+        assert keys(call) == [("cls", 1), ("image", 4)]
 
 
 def test_models_without_float_inputs_have_no_segments() -> None:
-    config = transformers.BertConfig(
-        vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    (call,) = calls_of(transformers.BertModel(config), input_ids=torch.randint(0, 20, (2, 5)))
+    class SelfAttention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    class Notes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.attn = nn.Embedding(20, 4), SelfAttention()
+
+        def forward(self, notes: Tensor) -> tuple[Tensor]:
+            return (self.attn(self.embed(notes).unsqueeze(1)),)
+
+    (call,) = calls_of(Notes(), notes=torch.randint(0, 20, (2, 5)))
     assert call.key_segments == call.query_segments == {}
     assert call.tokens()[1] == tuple(Token(key, "unknown", key) for key in range(5))
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
+    CogView4Pipeline,
+    CogView4Transformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    HiDreamImagePipeline,
+    HiDreamImageTransformer2DModel,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
     QwenImagePipeline,
@@ -24,11 +29,25 @@ from diffusers import (
 from tests import tiny
 from torch import Tensor
 
-from .encoders import WIDTH, gemma2, gemma_tokenizer, qwen3, qwen_tokenizer, qwen_vl
-
-flux_vae: Callable[[], Any] = lambda: tiny.vae(  # noqa: E731
-    shift_factor=0.0, use_quant_conv=False, use_post_quant_conv=False
+from .encoders import (
+    WIDTH,
+    gemma2,
+    gemma_tokenizer,
+    glm,
+    glm_tokenizer,
+    llama,
+    llama_tokenizer,
+    qwen3,
+    qwen_tokenizer,
+    qwen_vl,
+    umt5,
+    umt5_tokenizer,
 )
+
+
+def flux_vae() -> Any:
+    """Autoencoder of the kind FLUX has."""
+    return tiny.vae(shift_factor=0.0, use_quant_conv=False, use_post_quant_conv=False)
 
 
 def run(pipe: Any, **arguments: Any) -> Tensor:
@@ -185,4 +204,102 @@ def lumina2() -> Lumina2Pipeline:
         tokenizer=tokenizer,
     )
     pipe.system_prompt = "Be nice."
+    return tiny._finish(pipe, transformer)
+
+
+def hidream() -> HiDreamImagePipeline:
+    """Image, T5, the last layer of Llama and, anew in every block, another layer of Llama."""
+    torch.manual_seed(0)
+    tokenizer = llama_tokenizer()
+    transformer = HiDreamImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        caption_channels=[32, WIDTH],
+        text_emb_dim=32,
+        num_routed_experts=2,
+        num_activated_experts=1,
+        axes_dims_rope=(8, 4, 4),
+        max_resolution=(8, 8),
+        llama_layers=[0, 1],
+    )
+    pipe = HiDreamImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=flux_vae(),
+        text_encoder=tiny.clip_encoder(),
+        tokenizer=tiny.clip_tokenizer(),
+        text_encoder_2=tiny.clip_encoder(),
+        tokenizer_2=tiny.clip_tokenizer(),
+        text_encoder_3=tiny.t5_encoder(32),
+        tokenizer_3=tiny.t5_tokenizer(),
+        text_encoder_4=llama(tokenizer),
+        tokenizer_4=tokenizer,
+        transformer=transformer,
+    )
+    pipe.default_sample_size = 8  # sizes are scaled to this area
+    return tiny._finish(pipe, transformer)
+
+
+def auraflow() -> AuraFlowPipeline:
+    """Eight learned registers before the text, then the image."""
+    torch.manual_seed(0)
+    tokenizer = umt5_tokenizer()
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        caption_projection_dim=16,
+        joint_attention_dim=WIDTH,
+        out_channels=4,
+        pos_embed_max_size=64,
+    )
+    pipe = AuraFlowPipeline(
+        tokenizer=tokenizer,
+        text_encoder=umt5(tokenizer),
+        vae=flux_vae(),
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+    return tiny._finish(pipe, transformer)
+
+
+def cogview4() -> CogView4Pipeline:
+    """Text padded on the left to a multiple of 16, then the image."""
+    torch.manual_seed(0)
+    tokenizer = glm_tokenizer()
+    transformer = CogView4Transformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        text_embed_dim=WIDTH,
+        time_embed_dim=8,
+        condition_dim=4,
+        pos_embed_max_size=8,
+        sample_size=8,
+        rope_axes_dim=(8, 8),
+    )
+    pipe = CogView4Pipeline(
+        tokenizer=tokenizer,
+        text_encoder=glm(tokenizer),
+        vae=flux_vae(),
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            base_shift=0.25,
+            max_shift=0.75,
+            base_image_seq_len=256,
+            use_dynamic_shifting=True,
+            time_shift_type="linear",
+        ),
+    )
     return tiny._finish(pipe, transformer)

@@ -9,6 +9,7 @@ from typing import Any
 from tests import tiny
 from torch import Tensor
 
+from . import image_crossed as crossed
 from . import image_pipelines as pipelines
 from .schedulers import DIFFUSION, FLOW
 from .specimen import Specimen
@@ -38,6 +39,9 @@ def _pipe(
 _CLIP = (("bos", 1), ("content", 4), ("eos", 1), ("pad", tiny.TEXT - 6))
 _T5 = (("content", 6), ("eos", 1), ("pad", tiny.T5_TEXT - 7))
 _SD3 = {"words": "acatacat", "segments": ("image", "text", "clip", "t5"), "roles": (*_CLIP, *_T5)}
+_LLAMA = (("bos", 1), ("content", 5), ("pad", tiny.T5_TEXT - 6))
+_PLAIN = {"use_resolution_binning": False, "clean_caption": False}
+_SQUARE = {"height": 32, "width": 32}
 _SEPARATE: dict[str, Any] = {"guidance": "separate calls", "order": ("cond", "uncond")}
 _USER = len("<user\n")
 _REPLY = len("\n<assistant")
@@ -99,5 +103,97 @@ IMAGES: tuple[Specimen, ...] = (
         segments=("image", "text", "padding"),
         schedulers=("flow unipc",),
         **_SEPARATE,
+    ),
+    _pipe(
+        "hidream",
+        "HiDream-I1",
+        pipelines.hidream,
+        {"max_sequence_length": tiny.T5_TEXT},
+        words="acatacatacat",
+        roles=(*_T5, *_LLAMA, *_LLAMA),
+        segments=("image", "text", "t5", "llama_last", "llama_layer"),
+        guidance="one batch",
+        schedulers=("flow unipc",),
+    ),
+    _pipe(
+        "auraflow",
+        "AuraFlow",
+        pipelines.auraflow,
+        {"max_sequence_length": tiny.T5_TEXT},
+        roles=(("content", 5), ("eos", 1), ("pad", tiny.T5_TEXT - 6)),
+        segments=("register", "text", "image"),
+        guidance="one batch",
+        schedulers=FLOW,
+    ),
+    _pipe(
+        "cogview4",
+        "CogView4",
+        pipelines.cogview4,
+        {},
+        roles=(("pad", 9), ("template", 2), ("content", 5)),
+        **_SEPARATE,
+    ),
+    _pipe(
+        "pixart-alpha",
+        "PixArt-alpha",
+        crossed.pixart_alpha,
+        {"max_sequence_length": tiny.T5_TEXT, **_PLAIN},
+        roles=_T5,
+        guidance="one batch",
+        schedulers=DIFFUSION,
+    ),
+    _pipe(
+        "hunyuan-dit",
+        "Hunyuan-DiT",
+        crossed.hunyuan_dit,
+        {"use_resolution_binning": False},
+        words="acatacat",
+        roles=(("bos", 1), ("content", 4), ("eos", 1), ("content", 6), ("eos", 1)),
+        segments=("image", "text", "clip", "t5", "padding", "pooled"),
+        finer={"pooled": "text"},
+        guidance="one batch",
+        schedulers=DIFFUSION,
+    ),
+    _pipe(
+        "sana",
+        "Sana",
+        crossed.sana,
+        {"max_sequence_length": 20, **_SQUARE, "complex_human_instruction": ["Do: "], **_PLAIN},
+        roles=(("bos", 1), ("template", 1), ("content", 5), ("pad", 13)),
+        segments=("text",),
+        guidance="one batch",
+        sites="*.attn2",
+        refused="never forms softmax weights",
+        schedulers=("flow unipc",),
+    ),
+    _pipe(
+        "dit",
+        "DiT (class-conditional)",
+        crossed.dit,
+        {},
+        run=crossed.run_dit,
+        words=None,
+        segments=("image",),
+        guidance="one batch",
+        order=("cond", "uncond"),
+        two={"class_labels": [1, 2]},
+        other={"class_labels": [5]},
+        off={"class_labels": [1, 2], "guidance_scale": 1.0},
+        schedulers=DIFFUSION,
+    ),
+    _pipe(
+        "kandinsky22",
+        "Kandinsky 2.2 (decoder)",
+        crossed.kandinsky22,
+        {},
+        run=crossed.run_kandinsky,
+        words=None,
+        segments=("image_embed", "image"),
+        guidance="one batch",
+        two={"image_embeds": crossed.embedding(2, 3)},
+        off={"image_embeds": crossed.embedding(2, 3), "guidance_scale": 1.0},
+        other={"image_embeds": crossed.embedding(4)},
+        names={"register": "image_embed"},
+        schedulers=("euler", "ddim"),
     ),
 )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._call import AttentionCall, Token
+from ._call import AttentionCall, Role, Token
 from ._grid import Place, visual_places
 from ._probe import Labels, probe_layout
 from ._spans import Row, Span, Spans, by_row, chain, length_of, local_name, masks, runs
@@ -50,11 +50,11 @@ class Layout:
 
     def describe(self, call: AttentionCall, evaluation: Evaluation) -> AttentionCall:
         """Add the segments of keys and queries."""
-        counts = (call.q.shape[0], call.q.shape[2], call.k.shape[2], call.k.device)
-        key = ("segments", self._place(call, evaluation), counts, text_length(evaluation), call.rows)
+        keys, queries = self._rows(call, evaluation)
+        counts = (call.q.shape[2], call.k.shape[2], call.k.device)
+        key = ("segments", evaluation.part, counts, tuple(keys), tuple(queries), call.rows)
         kept = self._kept(evaluation)
         if key not in kept:
-            keys, queries = self._rows(call, evaluation)
             found = masks(keys, call.k.shape[2], call.k.device)
             for name, mask in self._text_masks(call, evaluation, keys).items():
                 found[name] = found[name] | mask if name in found else mask
@@ -67,27 +67,29 @@ class Layout:
         )
 
     def _place(self, call: AttentionCall, evaluation: Evaluation) -> tuple[Any, ...]:
-        """What calls have in common that are laid out alike when their shapes agree."""
-        family = self.families[evaluation.part]
-        if family is None:
-            return (call.site.key,)
-        stack = local_name(call, evaluation).partition(".")[0] if family.spans else None
-        return (evaluation.part, call.site.kind, call.site.index, stack)
+        """What calls of one forward pass have in common that are laid out alike."""
+        shape = (call.q.shape[0], call.q.shape[2], call.k.shape[2])
+        if self.families[evaluation.part] is None:
+            return ("spans", call.site.key, *shape)
+        stack = local_name(call, evaluation).partition(".")[0]
+        return ("spans", stack, call.site.kind, call.site.index, *shape)
 
     def _kept(self, evaluation: Evaluation) -> dict[Any, Any]:
-        """Where layouts are remembered: for the whole generation, unless they were probed in this pass or
-        depend on more than shapes."""
-        family = self.families[evaluation.part]
-        if evaluation.prompts is None or family is None or family.spans is not None:
-            return evaluation.cache
-        return evaluation.prompts.cache
+        """Where masks and tokens are remembered: for the whole generation, unless they were probed in this
+        pass."""
+        listed = self.families[evaluation.part] is not None
+        return evaluation.cache if evaluation.prompts is None or not listed else evaluation.prompts.cache
 
     # ---- spans
 
     def _rows(self, call: AttentionCall, evaluation: Evaluation) -> tuple[list[Row], list[Row]]:
         """Spans of keys and queries of each row."""
-        spans, count = self._spans(call, evaluation), call.q.shape[0]
-        return by_row(spans.keys, count), by_row(spans.queries, count)
+        key, kept = self._place(call, evaluation), evaluation.cache
+        if key not in kept:
+            spans, count = self._spans(call, evaluation), call.q.shape[0]
+            kept[key] = by_row(spans.keys, count), by_row(spans.queries, count)
+        keys, queries = kept[key]
+        return keys, queries
 
     def _spans(self, call: AttentionCall, evaluation: Evaluation) -> Spans:
         family = self.families[evaluation.part]
@@ -203,9 +205,11 @@ class Layout:
         text = self._row_tokens(evaluation, info.branch, info.unit, length) if length else ()
         for span in row:
             grid = grids.get(span)
+            # Padding that a model learned stands in for tokens, and is told from them by its segment.
+            behind: Role | None = "pad" if span.name == "padding" else None
             for key in range(span.start, span.stop):
                 position = span.first + key - span.start
-                string, role, encoder = text[position] if span.name == "text" else (None, None, None)
+                string, role, encoder = text[position] if span.name == "text" else (None, behind, None)
                 place = grid[position] if grid else (None, None, None)
                 frame, line, column = place
                 tokens[key] = Token(key, span.name, position, string, role, encoder, line, column, frame)

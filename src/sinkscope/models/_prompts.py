@@ -44,6 +44,8 @@ class Prompts:
     positive: Any = None
     """Prompt embeddings `[row, position, feature]`, or a list of `[position, feature]`."""
     negative: Any = None
+    encoders: set[str] = field(default_factory=set)
+    """Encoders that have read the prompt."""
     sealed: bool = False
     """Set by the first denoiser call; what is encoded later belongs to the next generation."""
     cache: dict[Any, Any] = field(default_factory=dict)
@@ -108,6 +110,7 @@ class PromptBook:
         self.current: Prompts | None = None
         self._thread = 0
         self._texts: list[Any] = []
+        self._running: set[str] = set()
 
     def install(self, stack: ExitStack) -> None:
         """Listen until `stack` closes. A bare module has nothing to listen to."""
@@ -144,6 +147,7 @@ class PromptBook:
         """Write down what a text encoder was given in this thread."""
         if threading.get_ident() == self._thread:
             texts = _texts_of_rows(self._texts, len(ids))
+            self._running.add(encoder)
             self._open().ids.setdefault(encoder, []).append(Captured(ids, mask, texts))
 
     def _on_encode(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -153,16 +157,21 @@ class PromptBook:
         if not by_pipeline:
             self.seal()
         outer, self._texts = self._texts, _written(self.pipe.encode_prompt, args, kwargs)
+        outside, self._running = self._running, set()
         try:
             result = call_next(*args, **kwargs)
         finally:
+            used, self._running = self._running, outside
             self._texts = outer
         prompts = self._open()
         sides = list(_embeddings(result))
+        # The same prompt, read by another encoder (Hunyuan-DiT).
+        again = prompts.positive is not None and used and not used & prompts.encoders
+        prompts.encoders |= used
         if len(sides) > 1 or prompts.positive is None:
             prompts.positive = sides[0] if sides else None
             prompts.negative = sides[1] if len(sides) > 1 else None
-        elif sides and sides[0] is not prompts.positive:
+        elif sides and sides[0] is not prompts.positive and not again:
             prompts.negative = sides[0]
         # A user who encodes a prompt beforehand starts nothing: the pipeline's own call will.
         prompts.sealed = not by_pipeline

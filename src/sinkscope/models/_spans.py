@@ -7,7 +7,7 @@ stands for all rows or there is one list per row; masks have a row axis only whe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -44,9 +44,10 @@ def local_name(call: AttentionCall, evaluation: Evaluation) -> str:
 
 def by_row(spans: Sequence[Span] | Sequence[Sequence[Span]], rows: int) -> list[Row]:
     """One tuple of spans per row of the call."""
-    if all(isinstance(span, Span) for span in spans):
-        return [tuple(spans)] * rows  # type: ignore[arg-type]
-    return [tuple(row) for row in spans]  # type: ignore[misc]
+    shared = [span for span in spans if isinstance(span, Span)]
+    if len(shared) == len(spans):
+        return [tuple(shared)] * rows
+    return [tuple(cast("Sequence[Span]", row)) for row in spans]
 
 
 def chain(*lengths: tuple[str, int]) -> list[Span]:

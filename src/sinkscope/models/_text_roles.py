@@ -33,9 +33,10 @@ class Marks(NamedTuple):
     @classmethod
     def of(cls, tokenizer: Any) -> Marks:
         """The marks of a tokenizer."""
-        bos, eos, pad, unk = (
-            getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk")
-        )
+        names = ("bos", "eos", "pad", "unk", "cls", "sep")
+        bos, eos, pad, unk, begin, end = (getattr(tokenizer, f"{name}_token_id", None) for name in names)
+        # BERT begins and ends a text with the marks it has for other purposes.
+        bos, eos = begin if bos is None else bos, end if eos is None else eos
         special = {int(i) for i in getattr(tokenizer, "all_special_ids", None) or ()}
         return cls(bos, eos, pad, frozenset(special - {bos, eos, pad, unk}))
 

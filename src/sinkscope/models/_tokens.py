@@ -118,7 +118,7 @@ def text_tokens(
                 if taken == "last":
                     column = column[part.start - part.stop :]
                 elif taken is not None:
-                    places = taken(pipe, encoder, captured, prompt)
+                    places = taken(pipe, captured, prompt, length)
                     behind = length - len(places)
                     column = [*(column[place] for place in places), *[_padding(encoder)] * behind]
                 columns.append(column)
@@ -141,7 +141,11 @@ def _encoder_tokens(pipe: Any, encoder: str, captured: Captured, prompt: int) ->
     texts = captured.texts[prompt] if captured.texts else ()
     strings: list[str | None] = [None] * len(ids)
     if hasattr(tokenizer, "convert_ids_to_tokens"):
-        strings = [piece_text(piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
+        inside = "##" if type(tokenizer).__name__.startswith("Bert") else ""  # a piece within a word
+        strings = [
+            None if piece is None else piece_text(str(piece).removeprefix(inside))
+            for piece in tokenizer.convert_ids_to_tokens(ids)
+        ]
     return [
         TextToken(text, role, encoder)
         for text, role in zip(strings, text_roles(tokenizer, ids, mask, texts), strict=True)

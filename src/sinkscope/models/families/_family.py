@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from .._spans import Spans
     from .._tracker import Evaluation
 
-Taken = Callable[[Any, str, "Captured", int], Sequence[int]]
-"""From the pipeline, the name of an encoder, what it was given and the number of a prompt: which of the
-encoder's positions became the positions of the text, in order. Further positions of the text are padding that
-no token stands behind."""
+Taken = Callable[[Any, "Captured", int, int], Sequence[int]]
+"""From the pipeline, what an encoder was given, the number of a prompt and the length of the text: which of
+the encoder's positions became the positions of the text, in order. Further positions of the text are padding
+that no token stands behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
