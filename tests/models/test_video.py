@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from tests.zoo import SPECIMENS
@@ -11,6 +12,7 @@ from tests.zoo.records import built
 
 import sinkscope as sk
 from sinkscope.attention import default_group
+from sinkscope.identity import persistence
 from sinkscope.models._grid import visual_places
 
 
@@ -109,3 +111,65 @@ def test_random_controls_do_not_depend_on_the_batch(name: str) -> None:
     columns = ["branch", "layer", "head", "key"]
     both, alone = (table[columns].sort_values(columns).to_numpy().tolist() for table in found)
     assert both == alone and len(alone) == 4
+
+
+def test_frames_and_places_folded_into_rows_are_told_apart() -> None:
+    specimen, pipe = SPECIMENS["animatediff"], built(SPECIMENS["animatediff"])
+    with sk.observe(pipe, kind="all") as seen:
+        specimen.run(pipe, num_inference_steps=1)
+    table = seen.sinks()
+    assert list(table.columns[-2:]) == ["repeat", "frame"]
+    over_time = table[table["site"].str.contains("motion_modules")]
+    assert (over_time["frame"] == over_time["key"]).all(), "the keys are the frames of one place"
+    first = over_time[over_time["site"] == over_time["site"].iloc[0]]
+    assert (8 * first["image_row"] + first["image_column"] == first["repeat"]).all()
+    within = table[table["segment"].eq("video") & ~table["site"].str.contains("motion_modules")]
+    assert (within["frame"] == within["repeat"]).all()
+    assert (within["image_row"] * 4 + within["image_column"] == within["key"]).all()
+    text = table[table["segment"] == "text"]
+    assert text["frame"].isna().all() and set(text["repeat"]) == {0, 1, 2}
+    place = ["step", "branch", "unit", "site", "head", "repeat"]
+    assert not table.duplicated(place).any() and not seen.summary().duplicated([*place[:4], "repeat"]).any()
+
+
+def test_identity_keeps_folded_rows_apart() -> None:
+    """A sink of one place over time is no sink of another."""
+    rows = [(step, repeat, repeat + step * repeat) for step in range(2) for repeat in range(3)]
+    table = pd.DataFrame(rows, columns=["step", "repeat", "key"]).assign(site="m", layer=0, head=0, unit="a")
+    assert persistence(table)["persistence"].tolist() == [1.0, 0.5, 0.5] * 2
+
+
+def test_image_models_have_no_further_columns() -> None:
+    specimen, pipe = SPECIMENS["sd3"], built(SPECIMENS["sd3"])
+    with sk.observe(pipe, layers=[0]) as seen:
+        specimen.run(pipe, num_inference_steps=1)
+    assert list(seen.sinks().columns[-2:]) == ["queries", "evaluation"]
+    assert not {"frame", "repeat"} & set(seen.summary().columns)
+
+
+@pytest.mark.parametrize("name", ["wan22", "cogvideox", "mochi", "animatediff"])
+def test_sinks_of_a_video_are_removed_and_matched(name: str) -> None:
+    """Both experts, one batch, one call per row, attention over time."""
+    specimen, pipe = SPECIMENS[name], built(SPECIMENS[name])
+    kind = {"wan22": "self", "animatediff": "temporal"}.get(name)
+    edit = sk.Edit(sk.TopMass(keys_per_head=1), sk.Mask(), kind=kind)
+    plain = specimen.run(pipe)
+    with sk.intervene(pipe, edit) as receipt:
+        assert not torch.equal(specimen.run(pipe), plain)
+    taken, table = receipt.edited_keys(), receipt.table()
+    assert set(taken["queries"]) == {"video"}, "the queries of the video choose, and are counted"
+    assert (table["keys"] == 1).all() and (table["mass_after"] == 0).all()
+    if name == "wan22":
+        assert set(table["site"].str.partition(".")[0]) == {"transformer", "transformer_2"}
+    for control in ("count", "segment", "mass"):
+        with sk.intervene(pipe, edit.control(control, seed=0)) as other:
+            specimen.run(pipe)
+        matched = other.table()
+        assert len(matched) == len(table)
+        if control == "mass":
+            continue
+        assert (matched["keys"] == 1).all()
+        if control == "segment":
+            assert other.edited_keys()["segment"].tolist() == taken["segment"].tolist()
+    with sk.intervene(pipe, edit.control("null")):
+        assert torch.equal(specimen.run(pipe), plain)

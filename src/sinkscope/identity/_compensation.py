@@ -17,8 +17,8 @@ import pandas as pd
 from sinkscope.identity._intervals import over_prompts
 from sinkscope.identity._origin import Floats, complete, numbered, prompts_and_seeds
 
-CALL = ["arm", "edit", "evaluation", "branch", "unit", "step", "site", "head"]
-PLACE = ["evaluation", "branch", "unit", "step", "site", "queries"]
+CALL = ["arm", "edit", "evaluation", "branch", "unit", "repeat", "step", "site", "head"]
+PLACE = ["evaluation", "branch", "unit", "repeat", "step", "site", "queries"]
 _TOP = {1: "mean_top1", 5: "top5_mass"}
 """Keys per head -> column of the summary that holds their mass in the baseline."""
 

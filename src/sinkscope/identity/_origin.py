@@ -15,11 +15,18 @@ Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
 OBSERVED = "observed"
 """Arm of a table that has no column `arm`: an observation outside a study."""
-_FILL: dict[str, Any] = {"arm": OBSERVED, "queries": "", "evaluation": 0, "branch": "none", "unit": ""}
+_FILL: dict[str, Any] = {
+    "arm": OBSERVED,
+    "queries": "",
+    "evaluation": 0,
+    "branch": "none",
+    "unit": "",
+    "repeat": 0,
+}
 
 
 def complete(frame: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
-    """The table with the columns arm, queries, evaluation, branch and unit.
+    """The table with the columns arm, queries, evaluation, branch, unit and repeat.
 
     Raises:
         UsageError: A needed column is missing.
@@ -32,7 +39,9 @@ def complete(frame: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
             "Run.traces() or Observation.sinks()."
         )
     missing = {name: value for name, value in _FILL.items() if name not in frame.columns}
-    return frame.assign(**missing)
+    # Sites that fold nothing into their rows have no number there.
+    repeat = {"repeat": frame["repeat"].fillna(0)} if "repeat" in frame.columns else {}
+    return frame.assign(**missing, **repeat)
 
 
 def prompts_and_seeds(frame: pd.DataFrame, units: pd.DataFrame | None) -> pd.DataFrame:

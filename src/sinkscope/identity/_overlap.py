@@ -29,11 +29,13 @@ class _Comparison(NamedTuple):
 
 
 _COMPARISONS = (
-    _Comparison("steps", "step", ("branch", "site", "prompt_id", "unit"), ("evaluation", "head")),
-    _Comparison("layers", "site", ("branch", "space", "prompt_id", "unit"), ("evaluation", "step")),
-    _Comparison("branches", "branch", ("site", "prompt_id", "unit"), ("evaluation", "step", "head")),
-    _Comparison("seeds", "seed", ("branch", "site", "prompt_id"), ("evaluation", "step", "head")),
-    _Comparison("prompts", "prompt_id", ("branch", "site"), ("evaluation", "step", "head", "seed")),
+    _Comparison("steps", "step", ("branch", "site", "prompt_id", "unit"), ("evaluation", "repeat", "head")),
+    _Comparison("layers", "site", ("branch", "space", "prompt_id", "unit"), ("evaluation", "repeat", "step")),
+    _Comparison(
+        "branches", "branch", ("site", "prompt_id", "unit"), ("evaluation", "repeat", "step", "head")
+    ),
+    _Comparison("seeds", "seed", ("branch", "site", "prompt_id"), ("evaluation", "repeat", "step", "head")),
+    _Comparison("prompts", "prompt_id", ("branch", "site"), ("evaluation", "repeat", "step", "head", "seed")),
 )
 
 

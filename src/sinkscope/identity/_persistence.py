@@ -6,7 +6,7 @@ import pandas as pd
 
 from sinkscope.identity._origin import complete
 
-HEAD = ["arm", "queries", "evaluation", "branch", "unit", "site", "head"]
+HEAD = ["arm", "queries", "evaluation", "branch", "unit", "repeat", "site", "head"]
 """What one head of one row is, over all its steps."""
 
 

@@ -16,7 +16,7 @@ from sinkscope.identity._origin import Floats, Places, complete, numbered, promp
 
 BALANCED = "balanced"
 """Query group of a mass in which every stream of queries weighs the same."""
-PLACE = ["arm", "evaluation", "branch", "unit", "step", "site"]
+PLACE = ["arm", "evaluation", "branch", "unit", "repeat", "step", "site"]
 
 
 def identity(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sinkscope.models._call import AttentionCall, Site
-from sinkscope.models._table import Column, TokenTable, site_name
+from sinkscope.models._table import REPEAT_COLUMN, Column, TokenTable, site_name
 from sinkscope.models._units import RowId, Units
 
 
@@ -43,6 +43,11 @@ class Seen:
         """What makes two records the same call."""
         return self.generation, self.evaluation, self.site.key, self.queries
 
+    @property
+    def folded(self) -> bool:
+        """Whether several rows stand for the same branch and unit."""
+        return any(row.repeat for row in self.rows)
+
     def merge(self, later: Seen) -> Seen:
         """This call with the rows of a later record of it put in place of its own or behind them.
 
@@ -61,6 +66,8 @@ def origin_columns(seen: Seen, ranks: Iterable[int], units: Units) -> dict[str, 
     """The columns that say where a record comes from, one entry per row."""
     count = len(seen.rows)
     timestep = np.nan if seen.timestep is None else seen.timestep
+    # Last of all columns, and only where a call folds frames or places into its rows.
+    folded = {REPEAT_COLUMN: np.array([row.repeat for row in seen.rows])} if seen.folded else {}
     return {
         "step": np.full(count, seen.step),
         "timestep": np.full(count, timestep, dtype=float),
@@ -69,4 +76,5 @@ def origin_columns(seen: Seen, ranks: Iterable[int], units: Units) -> dict[str, 
         "unit": units.column(seen.rows),
         "layer": np.full(count, seen.site.layer, dtype=object),
         "site": np.full(count, site_name(seen.site), dtype=object),
+        **folded,
     }

@@ -19,9 +19,11 @@ Columns: TypeAlias = Mapping[str, Column]
 TOKEN_COLUMNS = ("segment", "position", "token", "role", "encoder", "image_row", "image_column")
 FRAME_COLUMN = "frame"
 """Behind all other columns, and only in tables of video models."""
+REPEAT_COLUMN = "repeat"
+"""Counts the frames, places or windows that a call folds into its rows; as the frame."""
 KIND_COLUMNS = ("segment", "role", "encoder")
 _TOKEN_FIELDS = ("segment", "position", "text", "role", "encoder", "row", "column")
-_WHOLE_NUMBERS = ("layer", "position", "image_row", "image_column", FRAME_COLUMN)
+_WHOLE_NUMBERS = ("layer", "position", "image_row", "image_column", FRAME_COLUMN, REPEAT_COLUMN)
 
 
 class Kinds(NamedTuple):
