@@ -35,7 +35,7 @@ from ._outputs import (
     open_queries,
 )
 from ._queries import QuerySet
-from ._questions import Questions, deferred
+from ._questions import Questions, ask_finite, deferred
 from ._random import KeyedRandom
 from ._rowblock import Raw
 from ._selectors import (
@@ -90,6 +90,7 @@ __all__ = [
     "action_names",
     "allowed_keys",
     "apply_edits",
+    "ask_finite",
     "backends",
     "check_queries",
     "default_group",

@@ -9,8 +9,9 @@ weights is not visible; the receipt has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from sinkscope.errors import UsageError, unknown
 from sinkscope.models._call import AttentionCall, Run
 from sinkscope.models._edit import Edit
 from sinkscope.models._kept import Kept
+from sinkscope.models._late import Late, without_tensors
 from sinkscope.models._measure import check_finite, exact, group_queries, open_keys, where
 from sinkscope.models._plan import CallMass, Plan
 from sinkscope.models._receipt import Applied, Places, Receipt
@@ -55,6 +57,7 @@ class _Editor:
         self._tokens = Tokens()
         self._kept = Kept()
         self._origins = Origins()
+        self._late = Late()
 
     def __call__(self, call: AttentionCall, run: Run) -> Tensor:
         call = self._origins.settle(call)
@@ -67,6 +70,14 @@ class _Editor:
                 f"Edit {plans[0].edit.hash} stands outside of a block whose edit is limited to some queries "
                 f"at {where(call)}. Pass both edits to one intervene(pipe, [first, second])."
             )
+        with self._late.reading(call):
+            return self._act(call, run, rows, plans)
+
+    def settle(self) -> None:
+        """Read what the calls of a forward pass have left to be read."""
+        self._late.settle()
+
+    def _act(self, call: AttentionCall, run: Run, rows: tuple[RowId, ...], plans: Sequence[Plan]) -> Tensor:
         check_finite(call)
         groups = {name for plan in plans for name in plan.groups(call)}
         if self._mode:
@@ -91,15 +102,13 @@ class _Editor:
         self, call: AttentionCall, rows: tuple[RowId, ...], acting: Sequence[_Acting], mass: CallMass
     ) -> None:
         edits = [part.edit for part in acting]
-        measured = bool(self._mode) and any(
-            edit.action.side == "keys" and bool(edit.chosen.any()) for edit in edits
-        )
+        measured = bool(self._mode) and any(_takes_keys(edit) for edit in edits)
         groups = {part.plan.receipt_group(call) for part in acting}
         after = _mass_after(call, edits, groups, mass) if measured else {}
         for part in acting:
             group = part.plan.receipt_group(call)
             pair = (mass(group), after[group]) if measured else None
-            self._receipt.add(self._applied(call, rows, part, pair))
+            self._late.then(self._applied(call, rows, part, pair))
 
     def _applied(
         self,
@@ -107,19 +116,52 @@ class _Editor:
         rows: tuple[RowId, ...],
         acting: _Acting,
         pair: tuple[Tensor, Tensor] | None,
-    ) -> Applied:
+    ) -> Callable[[], None]:
+        """Start the copies a record needs; what is returned writes it once they have arrived."""
         plan, edit = acting.plan, acting.edit
-        place = torch.tensor(plan.scope_rows(call), device=edit.chosen.device)
+        scope = plan.scope_rows(call)
+        place = torch.tensor(scope, device=edit.chosen.device)
         heads = tuple(range(call.q.shape[1])) if plan.edit.heads is None else tuple(plan.edit.heads)
         pick = torch.tensor(heads, device=place.device)
-        taken, *masses = (part[place][:, pick].cpu() for part in (edit.chosen, *(pair or ())))
-        kept = self._kept.share(plan.edit.hash, call, [rows[row] for row in place.tolist()], taken)
+        tokens = self._tokens.of(call, rows)
+        origin = Seen.of(
+            call,
+            queries=plan.receipt_group(call),
+            rows=tuple(rows[row] for row in scope),
+            heads=heads,
+            tokens=tuple(tokens[row] for row in scope),
+            values={"keys": self._late.take(open_keys(call).sum(dim=-1)[place])},
+        )
+        parts = (edit.chosen, *(pair or ()), *(() if acting.treated is None else (acting.treated,)))
+        found = [self._late.take(part[place][:, pick]) for part in parts]
+        treated = None if acting.treated is None else found.pop()
+        taken, *masses = found
+        size, bare = call.k.shape[2], without_tensors(call)
         on_keys = edit.action.side == "keys"
-        chosen = taken if on_keys else taken.new_zeros(*taken.shape[:2], call.k.shape[2])
+
+        def write() -> None:
+            kept = self._kept.share(plan.edit.hash, bare, origin.rows, taken)
+            chosen = taken if on_keys else taken.new_zeros(*taken.shape[:2], size)
+            self._receipt.add(self._record(plan, origin, chosen, taken, masses, treated, kept))
+
+        return write
+
+    def _record(
+        self,
+        plan: Plan,
+        origin: Seen,
+        chosen: Tensor,
+        taken: Tensor,
+        masses: Sequence[Tensor],
+        treated: Tensor | None,
+        kept: Tensor,
+    ) -> Applied:
+        """`chosen` are the keys, `taken` what the edit took: the same, or queries."""
+        on_keys = chosen is taken
         places = chosen.nonzero(as_tuple=True)
         values = {
             "count": chosen.sum(dim=-1),
-            "keys": open_keys(call).sum(dim=-1)[place].cpu(),
+            **origin.values,
             "outputs": (taken & (not on_keys)).sum(dim=-1),
             "kept": kept,
         }
@@ -132,22 +174,20 @@ class _Editor:
         if self._mode and not masses:
             # Nothing chosen: the mass of no key is zero, not unknown.
             values |= {name: torch.zeros(chosen.shape[:2]) for name in ("mass_before", "mass_after")}
-        if acting.treated is not None:
-            treated = acting.treated[place][:, pick].cpu()
+        if treated is not None:
             before = masses[0] if masses else torch.zeros(treated.shape)
             values["treated_keys"] = treated.sum(dim=-1)
             values["treated_mass"] = torch.where(treated, before, 0.0).sum(dim=-1)
-        tokens = self._tokens.of(call, rows)
-        seen = Seen.of(
-            call,
-            queries=plan.receipt_group(call),
-            rows=tuple(rows[row] for row in place.tolist()),
-            heads=heads,
-            tokens=tuple(tokens[row] for row in place.tolist()),
-            values=values,
-        )
         queried = (taken & (not on_keys)).nonzero(as_tuple=True)
-        return Applied(seen, plan.edit.hash, _arrays(places), _arrays(queried), edited)
+        return Applied(
+            replace(origin, values=values), plan.edit.hash, _arrays(places), _arrays(queried), edited
+        )
+
+
+def _takes_keys(edit: ResolvedEdit) -> bool:
+    if edit.action.side != "keys" or edit.force_path:
+        return False  # the path is forced where nothing is chosen
+    return edit.covers is not None or bool(edit.chosen.any())
 
 
 def _arrays(places: Sequence[Tensor]) -> Places:

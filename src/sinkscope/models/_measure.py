@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from sinkscope.attention import Measurement, allowed_keys, default_group, measure
+from sinkscope.attention import Measurement, allowed_keys, ask_finite, default_group, measure
 from sinkscope.errors import NonFiniteError, unknown
 from sinkscope.models._call import AttentionCall
 
@@ -67,17 +67,16 @@ def check_finite(call: AttentionCall) -> None:
     Raises:
         NonFiniteError: names the tensor, the site and the step.
     """
-    with exact(call):
-        # One number per tensor and one transfer: a sum is finite only if every entry is.
-        dtype = torch.promote_types(call.q.dtype, torch.float32)
-        sums = torch.stack([tensor.sum(dtype=dtype) for tensor in (call.q, call.k, call.v)])
-    finite = torch.isfinite(sums).tolist()
-    if not all(finite):
-        names = " and ".join(name for name, good in zip("qkv", finite, strict=True) if not good)
-        raise NonFiniteError(
-            f"Got NaN or infinity in {names} at {where(call)}. Expected finite numbers: the model's own "
+    place = where(call)
+
+    def error(names: str) -> NonFiniteError:
+        return NonFiniteError(
+            f"Got NaN or infinity in {names} at {place}. Expected finite numbers: the model's own "
             "activations are broken before this call. Try bfloat16 or float32, or edit fewer layers."
         )
+
+    with exact(call):
+        ask_finite({"q": call.q, "k": call.k, "v": call.v}, error)
 
 
 def measure_call(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from sinkscope.attention import Measurement, segment_mass, top_mass_share
 from sinkscope.errors import UsageError, unknown
 from sinkscope.models._call import AttentionCall, Run
+from sinkscope.models._late import Late
 from sinkscope.models._measure import group_name, measure_call, open_keys
 from sinkscope.models._observation import Observation
 from sinkscope.models._roles import query_streams, role_values
@@ -38,6 +40,7 @@ class _Recorder:
         self._units = units
         self._tokens = Tokens()
         self._origins = Origins()
+        self._late = Late()
         self._queries: Sequence[str | None] = scope["queries"]
         self._heads: tuple[int, ...] | None = scope["heads"]
         self.steps = StepScope(scope["steps"])
@@ -46,8 +49,14 @@ class _Recorder:
     def __call__(self, call: AttentionCall, run: Run) -> Tensor:
         output = run(call)
         if not call.recompute and not is_partial():
-            self._look(self._origins.settle(call), output)
+            call = self._origins.settle(call)
+            with self._late.reading(call):
+                self._look(call, output)
         return output
+
+    def settle(self) -> None:
+        """Read what the calls of a forward pass have left to be read."""
+        self._late.settle()
 
     def _look(self, call: AttentionCall, output: Tensor) -> None:
         # Also outside the wanted steps: units are numbered by the rows of every call.
@@ -71,12 +80,14 @@ class _Recorder:
             if "max_activation" in want:
                 measured = replace(measured, max_activation=output.detach().abs().amax((-1, -2)))
         allowed = open_keys(call)
-        shared = {"keys": allowed.sum(dim=-1).cpu()}
+        shared = {"keys": allowed.sum(dim=-1)}
         once = role_values(measured, streams, heads, allowed) if streams else {}
         for number, group in enumerate(groups):
-            values = {**self._values(call, measured, group, heads), **shared, **({} if number else once)}
+            found = {**self._values(call, measured, group, heads), **shared, **({} if number else once)}
+            values = {name: self._late.take(value) for name, value in found.items()}
             tokens = self._tokens.of(call, rows)
-            self._seen.add(Seen.of(call, queries=group, rows=rows, heads=heads, tokens=tokens, values=values))
+            seen = Seen.of(call, queries=group, rows=rows, heads=heads, tokens=tokens, values=values)
+            self._late.then(partial(self._seen.add, seen))
 
     def _values(
         self, call: AttentionCall, measured: Measurement, group: str, heads: tuple[int, ...]
@@ -92,7 +103,7 @@ class _Recorder:
             values["entropy"] = measured.entropy[group][:, pick]
         if "max_activation" in self._keep and measured.max_activation is not None:
             values["max_activation"] = measured.max_activation[:, pick]
-        return {name: value.float().cpu() for name, value in values.items()}
+        return {name: value.float() for name, value in values.items()}
 
 
 def _queries(queries: str | Sequence[str] | None) -> tuple[str | None, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -114,7 +114,15 @@ class Plan:
             force_path=self.empty_path,
             rows=torch.zeros(len(rows), dtype=torch.bool, device=index.device).index_fill(0, index, True),
             random=keyed_random(call, rows, units),
+            covers=self._covers(call),
         )
+
+    def _covers(self, call: AttentionCall) -> Literal["all", "some"] | None:
+        """What the edit reaches, as far as that follows from its settings alone."""
+        heads = self.edit.heads is None or self.empty_path or len(self.edit.heads) == call.q.shape[1]
+        if not self.empty_path and not getattr(self.edit.select, "always_chooses", False):
+            return None
+        return "all" if heads and len(self.scope_rows(call)) == len(call.rows) else "some"
 
     def treated(
         self, call: AttentionCall, rows: tuple[RowId, ...], units: Units, mass: CallMass
@@ -148,7 +156,7 @@ class Plan:
         return SelectionContext(
             (len(index), call.q.shape[1], call.k.shape[2]),
             lambda name: mass(name)[index],
-            keyed_random(call, [rows[row] for row in index.tolist()], units),
+            keyed_random(call, [rows[row] for row in self.scope_rows(call)], units),
             groups=("all", *call.query_segments),
             segments=_rows_of(call.key_segments, index),
             queries={

@@ -39,8 +39,8 @@ def role_values(
 ) -> dict[str, Tensor]:
     """Mass of each key, averaged over heads, for each stream of queries; and which keys are open."""
     pick = torch.tensor(heads, device=allowed.device)
-    masses = {f"{FROM}{name}": measured.mass[name][:, pick].mean(dim=1).float().cpu() for name in streams}
-    return {**masses, "open": allowed.cpu()}
+    masses = {f"{FROM}{name}": measured.mass[name][:, pick].mean(dim=1).float() for name in streams}
+    return {**masses, "open": allowed}
 
 
 def role_columns(seen: Seen, ranks: list[int], units: Units) -> Columns:

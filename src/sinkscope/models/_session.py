@@ -142,6 +142,8 @@ class Session:
     def __exit__(self, *error: Any) -> None:
         self.closed = True
         self._stack.close()
+        if error == (None, None, None):
+            self._settle()  # what a backward pass recomputed came after its forward pass
 
     def _install(self, stack: ExitStack) -> None:
         stack.callback(force_eager())
@@ -204,8 +206,16 @@ class Session:
         missed, frames.evaluation = frames.missed, None
         self.tracker.end()
         frames.start()
+        self._settle()
         if self.strict:
             uncovered([frame for frame in missed if self._covers(frame.name)], self.sites)
+
+    def _settle(self) -> None:
+        """Let handlers read the numbers they have put off."""
+        for handler in self.handlers:
+            settle = getattr(handler, "settle", None)
+            if settle is not None:
+                settle()
 
     def _layout(self, part: str) -> Layout | Reader:
         return self.readers.get(part, self.layout)
