@@ -361,8 +361,27 @@ def test_text_keys_have_names(specimen: Specimen) -> None:
     if "padding" not in specimen.segments:
         assert positions == list(range(len(row)))
     assert all(token.encoder for token in row)
-    content = "".join(token.text or "" for token in row if token.role == "content")
-    assert "".join(letter for letter in content if letter not in "▁Ġ ") == specimen.words
+    assert _spelled(row) == specimen.words
+
+
+@every(lambda s: s.words and s.two and s.whole)
+def test_each_row_of_a_batch_has_its_own_words(specimen: Specimen) -> None:
+    assert specimen.words is not None and specimen.two is not None
+    expected = (specimen.words, specimen.words.replace("acat", "anowl"))
+    seen = set()
+    for call in record(specimen, **specimen.two, **short(specimen)):
+        if "text" not in call.key_segments or call.site.layer is None:
+            continue
+        for info, tokens in zip(call.rows, call.tokens(), strict=True):
+            if info.branch != "uncond":
+                assert _spelled(tokens) == expected[info.unit]
+                seen.add(info.unit)
+    assert seen == {0, 1}
+
+
+def _spelled(tokens: Sequence[Token]) -> str:
+    content = "".join(token.text or "" for token in tokens if token.role == "content")
+    return "".join(letter for letter in content if letter not in "▁Ġ ")
 
 
 @every(lambda s: s.roles)
