@@ -7,19 +7,29 @@ from typing import Any
 import torch
 from diffusers import (
     AnimateDiffPipeline,
+    AutoencoderKLTemporalDecoder,
     AutoencoderOobleck,
     DDIMScheduler,
     EDMDPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
     LattePipeline,
     LatteTransformer3DModel,
     MotionAdapter,
     StableAudioDiTModel,
     StableAudioPipeline,
     StableAudioProjectionModel,
+    StableVideoDiffusionPipeline,
+    UNetSpatioTemporalConditionModel,
 )
+from PIL import Image
 from tests import tiny
 from torch import Tensor
-from transformers import CLIPTextModel
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from .specimen import Specimen
 
@@ -90,6 +100,51 @@ def run_animatediff(pipe: Any, **changes: Any) -> Tensor:
     return run(pipe, **{"height": 16, "width": 16, "num_frames": 3, **changes}).frames
 
 
+def svd() -> StableVideoDiffusionPipeline:
+    """Stable Video Diffusion: a picture moves; cross-attention sees one token, its features."""
+    torch.manual_seed(0)
+    unet = UNetSpatioTemporalConditionModel(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24,
+        cross_attention_dim=8,
+        num_attention_heads=2,
+        num_frames=3,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=8,
+        intermediate_size=16,
+        projection_dim=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=224,
+        patch_size=112,
+    )
+    vae = AutoencoderKLTemporalDecoder(
+        block_out_channels=(32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        latent_channels=4,
+        sample_size=16,
+    )
+    pipe = StableVideoDiffusionPipeline(
+        vae=vae,
+        image_encoder=CLIPVisionModelWithProjection(vision),
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(use_karras_sigmas=True, prediction_type="v_prediction"),
+        feature_extractor=CLIPImageProcessorPil(),
+    )
+    return tiny._finish(pipe, unet)
+
+
+def run_svd(pipe: Any, **changes: Any) -> Tensor:
+    given = {"image": _RED, "num_inference_steps": 2, "height": 16, "width": 16, "num_frames": 3, **changes}
+    return pipe(generator=torch.Generator().manual_seed(0), output_type="latent", **given).frames
+
+
 def stable_audio() -> StableAudioPipeline:
     """Stable Audio: one token for the duration before the audio; keys shared by two heads are repeated."""
     torch.manual_seed(0)
@@ -132,6 +187,7 @@ def run_audio(pipe: Any, **changes: Any) -> Tensor:
 
 
 _T5 = (("content", 6), ("eos", 1))
+_RED, _BLUE = (Image.new("RGB", (16, 16), color) for color in ("red", "blue"))
 _OFF = {"guidance_scale": 1.0, "prompt": ["a cat", "an owl"]}
 
 MOTION: tuple[Specimen, ...] = (
@@ -159,6 +215,19 @@ MOTION: tuple[Specimen, ...] = (
         roles=(("bos", 1), ("content", 4), ("eos", 1), ("pad", tiny.TEXT - 6)),
         off=_OFF,
         schedulers=("euler",),
+    ),
+    Specimen(
+        name="svd",
+        title="Stable Video Diffusion",
+        group="video",
+        build=svd,
+        run=run_svd,
+        guidance="one batch",
+        segments=("video", "image"),
+        names={"text": "image"},
+        two={"image": [_RED, _BLUE]},
+        other={"image": _BLUE},
+        off={"image": [_RED, _BLUE], "max_guidance_scale": 1.0},
     ),
     Specimen(
         name="stable_audio",

@@ -201,12 +201,12 @@ class Tracker:
         if prompts is not None and prompts.positive is not None and prompts.negative is None:
             # Some pipelines hand out both sides already concatenated; then the latents give it away.
             guided = count == 2 * prompts.rows or self._guided() or prompts.negated
-            both = guided and _repeats(inputs)
+            both = guided and _repeats(root, inputs)
             return _halves(count, order) if both else _plain(count, "none")
         if self.announced in ("cond", "uncond"):
             return _plain(count, "cond" if self.announced == "cond" else "uncond")
         if prompts is None or prompts.positive is None:
-            return _halves(count, order) if _repeats(inputs) else _plain(count, "none")
+            return _halves(count, order) if _repeats(root, inputs) else _plain(count, "none")
         told = prompts.sides(inputs, count)
         # Three sides or more (image guidance, perturbed attention) are not just cond and uncond.
         if told is not None and told.count("cond") in (0, count / 2, count):
@@ -260,13 +260,22 @@ def _batch(inputs: dict[str, Any]) -> int:
     return len(latents) if isinstance(latents, (list, tuple)) else 0
 
 
-def _repeats(inputs: dict[str, Any]) -> bool:
+def _repeats(root: nn.Module, inputs: dict[str, Any]) -> bool:
     """Whether the second half of the latents is the first half again, as one-batch guidance makes it."""
     latents = _latents(inputs)
     if not isinstance(latents, Tensor) or latents.shape[0] % 2 or latents.shape[0] == 0:
         return False
     # Token ids are texts of their own: fully masked ones are equal without being sides of guidance.
-    return latents.is_floating_point() and torch.equal(*latents.chunk(2))
+    if not latents.is_floating_point():
+        return False
+    family, painted = family_of(root), getattr(getattr(root, "config", None), "out_channels", None)
+    if family is not None and family.latents is not None and latents.dim() == 5:
+        # Channels behind those that are painted hold a picture to start from, on one side of guidance only.
+        channels = 1 + family.latents.index("c")
+        latents = latents.narrow(
+            channels, 0, min(painted or latents.shape[channels], latents.shape[channels])
+        )
+    return torch.equal(*latents.chunk(2))
 
 
 def _timestep(inputs: dict[str, Any]) -> float | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .._spans import Spans, chain
+from .._spans import Span, Spans, chain
 from ._family import Family
 
 if TYPE_CHECKING:
@@ -42,6 +42,33 @@ def _refined(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
         return None
     text = chain(("text", call.k.shape[2]))
     return Spans(text, text)
+
+
+def _sorted(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
+    """HunyuanVideo 1.5 puts the tokens that are no padding first, row by row: picture, ByT5, Qwen."""
+    refined = _refined(call, evaluation)
+    inputs = evaluation.inputs
+    if refined is not None or "encoder_attention_mask_2" not in inputs:
+        return refined
+    qwen, byt5 = (inputs[f"encoder_attention_mask{end}"].bool().sum(1).tolist() for end in ("", "_2"))
+    pictures, texts = inputs["image_embeds"], inputs["encoder_hidden_states_2"].shape[1]
+    image = pictures.shape[1] if bool(pictures.any()) else 0
+    padded = image + texts + inputs["encoder_hidden_states"].shape[1]
+    if image == 0:
+        padded += pictures.shape[1]
+    video = call.k.shape[2] - padded
+    rows = []
+    for first, second in zip(byt5, qwen, strict=True):
+        start = video + image
+        rows.append(
+            [
+                *chain(("video", video), ("image", image)),
+                Span("text", start, start + first),
+                Span("text", start + first, start + first + second, texts),
+                Span("padding", start + first + second, call.k.shape[2]),
+            ]
+        )
+    return Spans(rows, rows)
 
 
 def _still(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
@@ -94,6 +121,22 @@ VIDEO: dict[str, Family] = {
         spans=_refined,
         # The system's part of the chat is cut off behind the encoder.
         taken="last",
+    ),
+    "HunyuanVideo15Transformer3DModel": Family(
+        stacks=("transformer_blocks",),
+        kinds=(("context_embedder.*", "self"), ("*.attn", "joint")),
+        visual="video",
+        latents="cfhw",
+        joint=("video", "image", "text"),
+        spans=_sorted,
+    ),
+    "Kandinsky5Transformer3DModel": Family(
+        stacks=("visual_transformer_blocks",),
+        kinds=(("*.self_attention", "self"), ("*.cross_attention", "cross")),
+        visual="video",
+        latents="fhwc",
+        rows=("cond", "uncond"),
+        spans=_refined,
     ),
     "LTXVideoTransformer3DModel": Family(
         stacks=("transformer_blocks",), kinds=_CROSS, visual="video", text=_T5
