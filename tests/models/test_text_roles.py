@@ -7,44 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-from diffusers import (
-    AutoencoderKLFlux2,
-    FlowMatchEulerDiscreteScheduler,
-    Flux2KleinPipeline,
-    Flux2Transformer2DModel,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import tiny
 from tests.tiny import clip_tokenizer, t5_tokenizer, tiny_sd3
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from tests.zoo.encoders import glm_tokenizer, qwen_tokenizer
+from tests.zoo.image_crossed import bert_tokenizer
+from tests.zoo.image_pipelines import flux2, run, z_image
 
-from sinkscope.models import observe
+from sinkscope.models import AttentionCall, Run, Session, observe
 from sinkscope.models._text_roles import text_roles
 
-MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
-CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "<|im_start|>assistant\n"
-)
-
-
-def chat_tokenizer() -> Any:
-    """Byte-level, with the turn marks, the padding and the template of the Qwen family."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    model = models.BPE({piece: index for index, piece in enumerate(alphabet)}, [])
-    raw = Tokenizer(model)
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    found = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token=MARKS[0], eos_token=MARKS[2])
-    found.add_special_tokens({"additional_special_tokens": list(MARKS[1:2] + MARKS[3:])})
-    found.chat_template = CHAT
-    return found
-
-
-CHATS = [chat_tokenizer()]
+CHATS = [qwen_tokenizer()]
 
 
 @pytest.fixture(scope="module")
@@ -152,64 +126,16 @@ def test_pipelines_hand_over_what_the_user_wrote() -> None:
     assert counted["uncond", 0, "content"] == 2 and "template" not in set(sinks["role"])
 
 
-def tiny_klein() -> Any:
-    """FLUX.2 Klein: its prompt is a chat turn for Qwen3; no table of ours names it."""
-    torch.manual_seed(0)
-    tokenizer = chat_tokenizer()
-    encoder = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-    )
-    transformer = Flux2Transformer2DModel(
-        patch_size=1,
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        timestep_guidance_channels=8,
-        axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
-    )
-    vae = AutoencoderKLFlux2(
-        sample_size=32,
-        down_block_types=("DownEncoderBlock2D",),
-        up_block_types=("UpDecoderBlock2D",),
-        block_out_channels=(4,),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=1,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
-    pipe = Flux2KleinPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae,
-        text_encoder=Qwen3ForCausalLM(encoder),
-        tokenizer=tokenizer,
-        transformer=transformer,
-    )
-    return tiny._finish(pipe, transformer)
-
-
 def test_a_family_with_a_chat_template_end_to_end() -> None:
-    pipe = tiny_klein()
+    pipe = flux2()
     with observe(pipe, layers=[0]) as seen:
-        pipe(
-            prompt="a cat",
+        run(
+            pipe,
             height=8,
             width=8,
             num_inference_steps=1,
-            guidance_scale=2.0,
             max_sequence_length=40,
             text_encoder_out_layers=(0, 1),
-            output_type="latent",
         )
     sinks = seen.sinks(keys_per_head=56).query("site == 'transformer_blocks.0.attn' and segment == 'text'")
     said = sinks[sinks["head"] == 0].sort_values("key")
@@ -218,3 +144,44 @@ def test_a_family_with_a_chat_template_end_to_end() -> None:
     assert list(cond["role"].iloc[:7]) == ["template"] * 6 + ["content"]
     assert list(cond.loc[cond["role"] == "eos", "position"]) == [11]
     assert set(uncond["role"]) == {"template", "eos", "pad"}, "the empty prompt has no words"
+
+
+def negative_roles(pipe: Any, **changes: Any) -> list[Any]:
+    """Roles of the text of the unguided row of the joint blocks."""
+    found: list[Any] = []
+
+    def handler(call: AttentionCall, run: Run) -> Any:
+        for info, tokens in zip(call.rows, call.tokens(), strict=True):
+            if call.site.layer == 0 and info.branch == "uncond":
+                found[:] = [token.role for token in tokens if token.segment == "text"]
+        return run(call)
+
+    with Session(pipe, handler):
+        run(pipe, num_inference_steps=1, max_sequence_length=64, **changes)
+    return found
+
+
+def test_a_negative_prompt_nobody_gave_is_empty() -> None:
+    assert set(negative_roles(z_image())) == {"template", "eos"}
+    assert negative_roles(z_image(), negative_prompt="no").count("content") == 2
+    # The second text is read as such even when it is the first one again.
+    assert negative_roles(z_image(), negative_prompt="a cat").count("content") == 5
+
+
+def test_padding_on_the_left_with_the_end_mark() -> None:
+    tokenizer = glm_tokenizer()
+    ids = [tokenizer.pad_token_id] * 3 + tokenizer("a cat").input_ids
+    roles = text_roles(tokenizer, ids, None, ["a cat", ""])
+    assert roles == ["pad"] * 3 + ["template"] * 2 + ["content"] * 5
+    for room in (0, 1, 3):
+        empty = [tokenizer.pad_token_id] * room + tokenizer("").input_ids
+        assert text_roles(tokenizer, empty, None, [""]) == ["pad"] * room + ["template"] * 2
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def test_bert_begins_and_ends_with_marks_of_its_own() -> None:
+    tokenizer = bert_tokenizer()
+    given_ = tokenizer("a cat", padding="max_length", max_length=9)
+    for mask in (None, [bool(keep) for keep in given_.attention_mask]):
+        roles = text_roles(tokenizer, given_.input_ids, mask, ["a cat"])
+        assert roles == ["bos", *["content"] * 4, "eos", *["pad"] * 3]

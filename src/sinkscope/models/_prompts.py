@@ -111,6 +111,7 @@ class PromptBook:
         self._thread = 0
         self._texts: list[Any] = []
         self._running: set[str] = set()
+        self._unsaid = False
 
     def install(self, stack: ExitStack) -> None:
         """Listen until `stack` closes. A bare module has nothing to listen to."""
@@ -147,8 +148,12 @@ class PromptBook:
         """Write down what a text encoder was given in this thread."""
         if threading.get_ident() == self._thread:
             texts = _texts_of_rows(self._texts, len(ids))
+            calls = self._open().ids.setdefault(encoder, [])
+            # What is read beside the prompt when nobody gave a negative one is the empty text.
+            if self._unsaid and encoder in self._running and not torch.equal(calls[-1].ids, ids):
+                texts = (("",),) * len(ids)
             self._running.add(encoder)
-            self._open().ids.setdefault(encoder, []).append(Captured(ids, mask, texts))
+            calls.append(Captured(ids, mask, texts))
 
     def _on_encode(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
@@ -157,6 +162,7 @@ class PromptBook:
         if not by_pipeline:
             self.seal()
         outer, self._texts = self._texts, _written(self.pipe.encode_prompt, args, kwargs)
+        self._unsaid = _unsaid(self.pipe.encode_prompt, args, kwargs)
         outside, self._running = self._running, set()
         try:
             result = call_next(*args, **kwargs)
@@ -224,6 +230,17 @@ def _written(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[A
         if isinstance(value, str)
         or (isinstance(value, (list, tuple)) and value and all(isinstance(text, str) for text in value))
     ]
+
+
+def _unsaid(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether `encode_prompt` takes a negative prompt and was given none."""
+    try:
+        signature = inspect.signature(call)
+        given = signature.bind_partial(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        return False
+    names = [name for name in signature.parameters if (m := _TEXTS.fullmatch(name)) and m.group(1)]
+    return bool(names) and all(given.get(name) is None for name in names)
 
 
 def _texts_of_rows(written: list[Any], rows: int) -> tuple[tuple[str, ...], ...]:

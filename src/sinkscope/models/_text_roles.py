@@ -65,7 +65,9 @@ def text_roles(
     plain = _plain(marks, ids, real)
     wanted = sorted({_normal(text) for text in texts}, key=len, reverse=True)
     words = [i for i, role in enumerate(plain) if role == "content"]
-    if not texts or _normal(_decode(tokenizer, [ids[i] for i in words])) in wanted:
+    said = _normal(_decode(tokenizer, [ids[i] for i in words]))
+    # No word may also mean that all of them stand behind a mark that looks like the end.
+    if not texts or (said in wanted and (said or wanted == [""])):
         return plain if texts or not _marked(marks, ids, real) else _unknown_words(marks, ids, real, plain)
     if wanted == [""]:
         return _around(marks, ids, real, None)
@@ -78,9 +80,9 @@ def text_roles(
 def _plain(marks: Marks, ids: Sequence[int], real: Sequence[bool]) -> list[Role | None]:
     """Roles without a template: one begin mark, words, the first end mark, padding."""
     roles: list[Role | None] = []
-    ended = False
+    ended, lead = False, _lead(marks, ids)
     for position, token in enumerate(ids):
-        if ended or not real[position]:
+        if ended or not real[position] or position < lead:
             roles.append("pad")
         elif token == marks.bos and "content" not in roles and "bos" not in roles:
             roles.append("bos")
@@ -146,9 +148,17 @@ def _padding(marks: Marks, ids: Sequence[int], real: Sequence[bool]) -> int:
     return position + ended
 
 
+def _lead(marks: Marks, ids: Sequence[int]) -> int:
+    """Length of a run of padding in front that consists of end marks; 0 where the two marks differ."""
+    if marks.pad is None or marks.pad != marks.eos:
+        return 0
+    return next((position for position, token in enumerate(ids) if token != marks.pad), 0)
+
+
 def _only_end(marks: Marks, ids: Sequence[int], padding: int) -> int:
     """The end mark where there is exactly one before the padding, else the length."""
-    ends = [i for i, token in enumerate(ids[:padding]) if token == marks.eos and token is not None]
+    lead = _lead(marks, ids)
+    ends = [i for i in range(lead, padding) if ids[i] == marks.eos and marks.eos is not None]
     return ends[0] if len(ends) == 1 else len(ids)
 
 
