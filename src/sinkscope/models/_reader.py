@@ -95,14 +95,12 @@ class Reader:
         special, keys = special_tokens(tower), call.k.shape[2]
         if call.site.kind == "cross":
             # A pooling head looks at the patches, with the learned tokens or without them.
-            known = evaluation.cache.get(("keys", tower.name), 0)
-            special = special if keys == known else ()
-            if keys not in (known, known - len(special_tokens(tower))):
+            if special and patch_grid(tower, evaluation.inputs, keys) is not None:
+                special = ()
+            elif special and patch_grid(tower, evaluation.inputs, keys - len(special)) is None:
                 return []
         elif call.q.shape[2] != keys or keys <= len(special):
             return []
-        else:
-            evaluation.cache[("keys", tower.name)] = keys
         row = _counted([*special, *["image"] * (keys - len(special))])
         return [row] * call.k.shape[0]
 
