@@ -55,6 +55,36 @@ def study_of(arguments: Namespace, options: dict[str, dict[str, Any]]) -> Study:
     return made
 
 
+def run_together(arguments: Namespace, options: dict[str, dict[str, Any]]) -> int | None:
+    """Run every variant of a preset whose variants belong together, and set them beside each other.
+
+    Returns:
+        The exit code; None for any other preset, or where one variant was asked for.
+    """
+    from sinkscope import report
+    from sinkscope._commands import _run_study
+
+    chosen = _preset(arguments.study)
+    if not chosen.together or arguments.variant is not None:
+        return None
+    if arguments.model is not None:
+        raise UsageError(
+            f"{chosen.name} sets {len(chosen.variants)} models beside each other, got one in --model "
+            f"{arguments.model}. Name a variant as well: {', '.join(chosen.variants)}."
+        )
+    home = Path(arguments.out or Path("runs") / chosen.name.replace("/", "-"))
+    studies = {}
+    for variant in chosen.variants:
+        studies[variant] = study_of(Namespace(**{**vars(arguments), "variant": variant}), options)
+    for variant, study in studies.items():
+        # Kept in the arguments so that an interrupt can say what is in the folder.
+        arguments.out = home / variant
+        _run_study(study, arguments, pipe=None)
+    folders: dict[str, Path | str] = {variant: home / variant for variant in studies}
+    print(f"beside each other: {report.build_beside(folders, home / 'beside.html')}")
+    return 0
+
+
 def _preset(name: str) -> Preset:
     from sinkscope.recipes import preset
 
@@ -100,7 +130,7 @@ def _said(chosen: Preset, arguments: Namespace) -> list[str]:
         lines += [f"  differs: {text}" for text in variant.differs]
         lines += [
             f"  {count} prompts, {len(made.seeds)} seed{'s' if len(made.seeds) > 1 else ''}, {made.steps} "
-            f"steps, {len(made.arm_names)} arms: {images} images",
+            f"step{'s' if made.steps > 1 else ''}, {len(made.arm_names)} arms: {images} images",
             f"  arms: {', '.join(made.arm_names)}",
             f"  metrics: {', '.join(made.metrics) or 'none'}",
         ]

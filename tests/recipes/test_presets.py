@@ -19,7 +19,7 @@ from sinkscope.recipes._setting import Setting
 from sinkscope.recipes.paper.table13 import released_steps
 from sinkscope.study import Arm, Study, contrasts, resolve_prompts, run
 
-ALL = presets()
+ALL = [entry for entry in presets() if entry.name.startswith("paper/")]
 CASES = [(entry, variant) for entry in ALL for variant in entry.variants]
 NAMES = [f"{entry.name}:{variant}" for entry, variant in CASES]
 SINGLE = {"single_object": 64}

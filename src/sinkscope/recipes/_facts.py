@@ -16,6 +16,7 @@ from sinkscope.errors import UsageError
 SD3 = "stabilityai/stable-diffusion-3-medium-diffusers"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 EMBEDDED = ("shapes", "shapes-unet")
+READERS = ("shapes-lm", "shapes-mdlm", "shapes-vit", "shapes-vit-registers")
 _T5_TEXT = 256
 """T5 positions of SD3's pipeline unless told otherwise."""
 
@@ -25,8 +26,9 @@ class Facts:
     """A model as presets see it."""
 
     name: str
-    family: Literal["joint", "unet"]
-    """Joint attention of image and text, or a UNet with self- and cross-attention."""
+    family: Literal["joint", "unet", "language", "vision"]
+    """Joint attention of image and text, a UNet with self- and cross-attention, or a model that reads texts
+    or pictures."""
     layers: int
     """Blocks with attention; of a UNet those of the middle block."""
     heads: int
@@ -65,6 +67,8 @@ def facts(model: str) -> Facts:
         return KNOWN[model]
     if model in EMBEDDED:
         return _embedded(model)
+    if model in READERS:
+        return _reader(model)
     folder = _folder(model)
     index = _json(folder / "model_index.json")
     part = "unet" if "unet" in index else "transformer"
@@ -88,6 +92,13 @@ def _embedded(name: str) -> Facts:
     if name == "shapes":
         return Facts(name, "joint", layers=6, heads=4, image=64, text=32, guidance=guidance)
     return Facts(name, "unet", layers=4, heads=4, image=64, text=16, guidance=guidance)
+
+
+def _reader(name: str) -> Facts:
+    """An embedded model that reads: no guidance, no painting."""
+    if name.startswith("shapes-vit"):
+        return Facts(name, "vision", layers=4, heads=4, image=64, text=0, guidance=1.0)
+    return Facts(name, "language", layers=4, heads=4, image=0, text=64, guidance=1.0)
 
 
 def _joint(name: str, folder: Path, config: dict[str, Any]) -> Facts:

@@ -22,7 +22,8 @@ def listing(presets: Iterable[Preset]) -> str:
 def _section(preset: Preset) -> list[str]:
     others = f" (also `{'`, `'.join(preset.aliases)}`)" if preset.aliases else ""
     lines = ["", f"### {preset.name}", "", *_wrapped(f"{preset.title}: {preset.paper}{others}.")]
-    lines += _wrapped(f"{preset.question} Repaired: {', '.join(preset.repaired)}.")
+    repaired = f" Repaired: {', '.join(preset.repaired)}." if preset.repaired else ""
+    lines += _wrapped(preset.question + repaired)
     for name, variant in preset.variants.items():
         lines += ["", *_wrapped(f"- `{name}`: {variant.text}", indent="  ")]
         lines += [line for text in variant.differs for line in _wrapped(f"  Differs: {text}", indent="  ")]
@@ -31,9 +32,10 @@ def _section(preset: Preset) -> list[str]:
 
 
 def _plans(preset: Preset, variant: str) -> str:
-    demo = preset.study(variant, model=preset.model, scale="demo")
-    full = preset.study(variant, model=preset.paper_model, scale="full")
-    return f"Demo on `{preset.model}`: {_size(demo)}. Full: {_size(full)}."
+    model = preset.model_of(variant)
+    demo = preset.study(variant, model=model, scale="demo")
+    full = preset.study(variant, model=model if preset.models else preset.paper_model, scale="full")
+    return f"Demo on `{model}`: {_size(demo)}. Full: {_size(full)}."
 
 
 def _size(study: Study) -> str:
@@ -41,7 +43,8 @@ def _size(study: Study) -> str:
     seeds = f" x {len(study.seeds)} seeds" if len(study.seeds) > 1 else ""
     arms = len(study.arm_names)
     each = "arm" if arms == 1 else "arms"
-    return f"{prompts} prompts{seeds} x {arms} {each}, {study.steps} steps"
+    steps = "1 step" if study.steps == 1 else f"{study.steps} steps"
+    return f"{prompts} prompts{seeds} x {arms} {each}, {steps}"
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:

@@ -7,13 +7,19 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 from sinkscope.errors import UsageError, unknown
-from sinkscope.recipes._facts import EMBEDDED, SD3, Facts, facts
+from sinkscope.recipes._facts import EMBEDDED, READERS, SD3, Facts, facts
 from sinkscope.recipes._setting import SCALES, Setting
 from sinkscope.study import Study
 
 Build: TypeAlias = Callable[[Setting], dict[str, Any]]
 """Fields of a `Study`, for a model and a scale."""
 CORRECTED, AS_RELEASED = "corrected", "as_released"
+_KINDS = {
+    "joint": "a model with joint attention",
+    "unet": "a model with a UNet",
+    "language": "an embedded language model",
+    "vision": "an embedded vision transformer",
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,14 @@ class Preset:
     """The model of the paper."""
     families: tuple[str, ...] = field(default=("joint", "unet"))
     """Kinds of models it is made for."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Variant -> the model it runs on where none is named, where variants ask about different models."""
+    together: bool = False
+    """Whether the variants answer the question only beside each other: `sinkscope run` then runs them all."""
+
+    def model_of(self, variant: str) -> str:
+        """The model a variant runs on where none is named."""
+        return self.models.get(variant, self.model)
 
     def study(
         self,
@@ -71,7 +85,8 @@ class Preset:
         """Build the study.
 
         Args:
-            variant: "corrected" or "as_released"; the first of `variants` where not given.
+            variant: One of `variants`, the first where not given; of the paper's tables "corrected" or
+                "as_released".
             model: An embedded model, a folder, or a hub id. None: `model`.
             scale: "demo" (minutes on two CPU cores for an embedded model) or "full" (the paper's prompts and
                 steps). None: "demo" for the embedded models, "full" for any other.
@@ -85,8 +100,8 @@ class Preset:
         chosen = next(iter(self.variants)) if variant is None else variant
         if chosen not in self.variants:
             raise unknown(f"variant of {self.name}", chosen, self.variants)
-        about = self._facts(self.model if model is None else str(model))
-        size = scale or ("demo" if about.name in EMBEDDED else "full")
+        about = self._facts(self.model_of(chosen) if model is None else str(model))
+        size = scale or ("demo" if about.name in (*EMBEDDED, *READERS) else "full")
         if size not in SCALES:
             raise unknown("scale", size, SCALES)
         made = self.variants[chosen].build(Setting(about, size))  # type: ignore[arg-type]  # checked above
@@ -96,12 +111,11 @@ class Preset:
     def _facts(self, model: str) -> Facts:
         found = facts(model)
         if found.family not in self.families:
-            wanted = " or ".join(
-                {"joint": "joint attention", "unet": "a UNet"}[kind] for kind in self.families
-            )
+            wanted = " or ".join(_KINDS[kind] for kind in self.families)
+            known = dict.fromkeys([self.model, *self.models.values(), self.paper_model])
             raise UsageError(
-                f"{self.name} asks about a model with {wanted}, such as {self.model!r} or "
-                f"{self.paper_model!r}; {model!r} is another kind."
+                f"{self.name} asks about {wanted}, such as {' or '.join(map(repr, known))}; {model!r} is "
+                "another kind."
             )
         return found
 

@@ -1,5 +1,5 @@
-"""Presets by name: those of the paper, and those other packages add under the entry point group
-`sinkscope.recipes`.
+"""Presets by name: those of the paper, others of our own, and those other packages add under the entry point
+group `sinkscope.recipes`.
 
 An entry point names a `Preset`, or a function or list that gives several.
 """
@@ -21,12 +21,14 @@ PAPER = (
     "table17 table19 table20 qualitative"
 )
 """Modules of `recipes.paper` in the order of the paper, each with a `PRESET`."""
+BESIDE = ("language.sinks", "vision.registers")
+"""Modules of `recipes` with a `PRESET` that is of no paper's table."""
 
 
 @cache
 def _built_in() -> tuple[Preset, ...]:
-    modules = (import_module(f"sinkscope.recipes.paper.{name}") for name in PAPER.split())
-    return tuple(module.PRESET for module in modules)
+    names = [*(f"paper.{name}" for name in PAPER.split()), *BESIDE]
+    return tuple(import_module(f"sinkscope.recipes.{name}").PRESET for name in names)
 
 
 def presets() -> list[Preset]:

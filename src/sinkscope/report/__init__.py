@@ -6,9 +6,10 @@ notebooks and for `figures/*.png`. Only the files of the run folder are read; no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["build", "write_figures"]
+__all__ = ["build", "build_beside", "write_figures"]
 
 
 def build(run_folder: Path | str, *, out: Path | str | None = None) -> Path:
@@ -24,6 +25,23 @@ def build(run_folder: Path | str, *, out: Path | str | None = None) -> Path:
     from sinkscope.report._page import build as build_page
 
     return build_page(run_folder, out=out)
+
+
+def build_beside(folders: Mapping[str, Path | str], out: Path | str) -> Path:
+    """Write one page of several runs beside each other and return its path.
+
+    Args:
+        folders: Name of each run -> its folder; differences are taken from the first one. Their arms have the
+            same names, and for differences their prompts are the same.
+        out: Path of the page.
+
+    Raises:
+        sinkscope.errors.UsageError: Fewer than two runs.
+        sinkscope.errors.StoreError: Not a run folder, a damaged file, or the page cannot be written.
+    """
+    from sinkscope.report._beside import build_beside as build_page
+
+    return build_page(folders, out)
 
 
 def write_figures(

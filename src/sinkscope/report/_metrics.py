@@ -35,6 +35,15 @@ WORDS = {
     ),
     "psnr": MetricWords("PSNR to baseline", "peak signal-to-noise ratio to the baseline image, in dB", -1),
     "rmse": MetricWords("RMSE to baseline", "root mean square pixel difference to the baseline image", 1),
+    "loss": MetricWords("loss", "mean nats per word, or per answer, given to the truth"),
+    "perplexity": MetricWords("perplexity", "exp of the mean nats per word of a text"),
+    "accuracy": MetricWords("accuracy", "share of words, or answers, of which the likeliest is the true one"),
+    "top1": MetricWords(
+        "top-1 agreement", "share of words, or answers, whose most likely value is the baseline's", -1
+    ),
+    "feature_cosine": MetricWords(
+        "feature cosine to baseline", "cosine of features with the baseline's of the same unit", -1
+    ),
 }
 
 
