@@ -1,59 +1,88 @@
 """What observing and editing cost on the embedded model: `python benchmarks/embedded.py`.
 
-Prints medians of whole generations as ratios to the plain pipeline, measured in one process and interleaved,
-so that a busy machine slows all of them alike.
+Whole generations (text encoders, sampling, decoding) of one batch, as ratios of medians to the plain
+pipeline, all ways in turn in one process. A study runs in batches of 8 on a CPU, so that is the default.
+Peak memory is that of a process of its own per way.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["OMP_WAIT_POLICY"] = "passive"  # spinning threads make block loops several times slower
 
-import statistics
-import time
+import argparse
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from _table import interleaved, machine, peak_of
 
 import sinkscope as sk
 
-PROMPTS = [
-    "a photo of a red circle",
-    "a photo of two stars",
-    "a photo of a heart above a ring",
-    "a photo of a blue cross",
-]
-REPEATS = 5
+EDIT = sk.Edit(sk.TopMass(keys_per_head=1), sk.Mask())
+ONE = sk.Edit(sk.TopMass(keys_per_head=1), sk.Mask(), layers=[3])
+Block = Callable[[Any], AbstractContextManager[Any]]
+WAYS: dict[str, Block] = {
+    "plain pipeline": lambda pipe: nullcontext(),
+    "baseline arm (empty edit)": lambda pipe: sk.intervene(pipe, []),
+    "observe one layer": lambda pipe: sk.observe(pipe, layers=[3]),
+    "observe all layers": lambda pipe: sk.observe(pipe),
+    "edit one layer, with receipt": lambda pipe: sk.intervene(pipe, ONE),
+    "edit all layers, with receipt": lambda pipe: sk.intervene(pipe, EDIT),
+    "null edit, all layers": lambda pipe: sk.intervene(pipe, EDIT.control("null")),
+}
+BARS = {"observe all layers": 1.35, "edit one layer, with receipt": 1.15}
+
+
+def generation(pipe: Any, way: Block, units: int, steps: int) -> Callable[[], object]:
+    """One batch."""
+    prompts = [record.text for record in sk.prompts.load("shapes", n=48)][:units]
+
+    def work() -> None:
+        noise = [torch.Generator().manual_seed(seed) for seed in range(units)]
+        with way(pipe):
+            pipe(prompts, generator=noise, num_inference_steps=steps)
+
+    return work
+
+
+def memory(name: str, args: argparse.Namespace) -> float:
+    """MiB, in a process of its own."""
+    command = [sys.executable, __file__, "--units", str(args.units), "--steps", "3", "--peak", name]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--units", type=int, default=8, help="images per batch")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     pipe = sk.load("shapes")
-    edit = sk.Edit(sk.TopMass(keys_per_head=1), sk.Mask())
-    ways: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-        "plain": nullcontext,
-        "empty edit (baseline arm)": lambda: sk.intervene(pipe, []),
-        "observe every layer": lambda: sk.observe(pipe, queries="image"),
-        "null edit, every layer": lambda: sk.intervene(pipe, edit.control("null")),
-        "remove 1 key per head, every layer": lambda: sk.intervene(pipe, edit, receipt=False),
-        "the same with receipt": lambda: sk.intervene(pipe, edit),
-        "the same with full receipt": lambda: sk.intervene(pipe, edit, receipt="full"),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(REPEATS):
-        for name, way in ways.items():
-            noise = [torch.Generator().manual_seed(i) for i in range(len(PROMPTS))]
-            began = time.perf_counter()
-            with way():
-                pipe(PROMPTS, generator=noise)
-            times[name].append(time.perf_counter() - began)
-    base = statistics.median(times["plain"])
-    each = base / len(PROMPTS)
-    print(f"plain: {each:.2f} s per image, batch {len(PROMPTS)}, {torch.get_num_threads()} threads")
-    for name, found in times.items():
-        print(f"{statistics.median(found) / base:6.2f} x  {name}")
+    if args.peak:
+        generation(pipe, WAYS["plain pipeline"], 1, 1)()  # libraries load
+        print(peak_of(generation(pipe, WAYS[args.peak], args.units, args.steps)))
+        return
+    works = {name: generation(pipe, way, args.units, args.steps) for name, way in WAYS.items()}
+    clocks = interleaved(works, args.rounds)
+    cpu, wall = clocks["plain pipeline"].median()
+    print(
+        f"Embedded model `shapes`, {args.units} images per batch, {args.steps} steps, medians of "
+        f"{args.rounds} rounds; plain: {cpu / args.units:.3f} s of processor time per image, "
+        f"{wall / args.units:.3f} s on the wall. {machine(args.threads)}.\n"
+    )
+    print("| whole generation | processor time | wall | bar | peak MiB |\n| --- | --- | --- | --- | --- |")
+    for name, clock in clocks.items():
+        own = clock.median()
+        bar = f"{BARS[name]:.2f}" if name in BARS else ""
+        print(f"| {name} | {own[0] / cpu:.2f} | {own[1] / wall:.2f} | {bar} | {memory(name, args):.0f} |")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ class ObservePlan:
     """Kind of site. None: joint sites where the model has them, otherwise every kind."""
     arms: tuple[str, ...] = ("baseline",)
     """Arms to watch."""
+    full_mass: bool = False
+    """Also keep the mass of every key (`Run.full_mass`): 4 bytes x steps x rows x layers x heads x keys, half
+    a gigabyte per image of SD3 at 1024 pixels with all layers."""
 
     def __post_init__(self) -> None:
         """Normalise sequences to tuples and refuse impossible numbers."""
@@ -41,6 +44,8 @@ class ObservePlan:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UsageError(f"ObservePlan {name}={value!r}: expected a whole number from 1.")
+        if not isinstance(self.full_mass, bool):
+            raise UsageError(f"ObservePlan full_mass={self.full_mass!r}: expected True or False.")
         if (
             isinstance(self.replacements, bool)
             or not isinstance(self.replacements, int)
@@ -53,6 +58,8 @@ class ObservePlan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
         data = asdict(self)
+        if not self.full_mass:  # so that studies without it keep their hash
+            del data["full_mass"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in data.items()}
 
     @classmethod

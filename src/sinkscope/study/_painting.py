@@ -7,14 +7,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from sinkscope.models import intervene, observe
+from sinkscope.models import Observation, intervene, observe
 from sinkscope.models._compare import compare
+from sinkscope.models._observation import _ranked
+from sinkscope.models._seen import origin_columns
 from sinkscope.study import _pipeline
 from sinkscope.study._plan import Batch, Plan, Task, Unit
 from sinkscope.study._scheduler import sampler
 from sinkscope.study._sharing import Sharing
+from sinkscope.study._store import FULL_MASS
 from sinkscope.study._study import Study
 from sinkscope.study._trajectory import Trajectory, recording, replaying
 
@@ -145,7 +149,24 @@ class Painter:
             tables["traces"] = _of_units(seen.sinks(keys_per_head=watch["keys_per_head"]), watched, arm)
             tables["summary"] = _of_units(seen.summary(), watched, arm)
             tables["roles"] = _of_units(seen.roles(), watched, arm)
+            if watch.get("full_mass"):
+                tables[FULL_MASS] = _of_units(every_mass(seen), watched, arm)
         return images, tables
+
+
+def every_mass(seen: Observation) -> pd.DataFrame:
+    """The mass of every key: a row per call, row and head, and in `mass` a list in key order (float32)."""
+    parts = []
+    for record, ranks in _ranked(seen._records()):
+        mass = record.values["mass"].numpy()
+        heads = mass.shape[1]
+        origin = origin_columns(record, ranks, seen._units)
+        part = pd.DataFrame({name: np.repeat(column, heads) for name, column in origin.items()})
+        part["head"] = np.tile(np.array(record.heads), mass.shape[0])
+        part["queries"] = record.queries
+        part["mass"] = pd.Series(list(mass.reshape(-1, mass.shape[2])), dtype=object)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
 
 
 def chunks(units: Sequence[Unit], size: int) -> list[Sequence[Unit]]:

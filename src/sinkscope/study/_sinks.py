@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sinkscope import identity
-from sinkscope.errors import UsageError
+from sinkscope.errors import UsageError, unknown
 from sinkscope.identity._compensation import budgets_of
-from sinkscope.study._store import Store
+from sinkscope.study import _files
+from sinkscope.study._plan import Task
+from sinkscope.study._store import FULL_MASS, Store
 
 if TYPE_CHECKING:
     from sinkscope.study._plan import Plan
@@ -36,6 +38,44 @@ class SinkTables:
         """Which segments and roles took the mass over (`Receipt.takeover`), with unit and arm; may be
         empty."""
         return self._store.table("takeover")
+
+    def full_mass(self, arm: str = "baseline", unit: str | None = None) -> pd.DataFrame:
+        """Mass of every key, where the study's `observe` asks for it (`full_mass`).
+
+        Args:
+            arm: A watched arm.
+            unit: One unit; None for all, which may be large.
+
+        Returns:
+            One row per call, row and head: `step timestep evaluation branch unit layer site head queries mass
+            arm`; `mass` holds float32 arrays in key order that sum to one.
+
+        Raises:
+            UsageError: There is no such arm or unit, or the study did not record it.
+        """
+        plan: Plan = self.plan
+        for kind, name, known in (("arm", arm, plan.arms), ("unit", unit, [u.id for u in plan.units])):
+            if name is not None and name not in known:
+                raise unknown(kind, name, known)
+        tasks = [
+            Task(batch, arm)
+            for batch in plan.batches()
+            if unit is None or unit in [other.id for other in batch.units]
+        ]
+        frames = [
+            _files.read_table(self._store.shard(task) / f"{FULL_MASS}.parquet")
+            for task in tasks
+            if FULL_MASS in (self._store.marker(task) or {"tables": {}})["tables"]
+        ]
+        frames = [frame if unit is None else frame[frame["unit"] == unit] for frame in frames]
+        if not any(len(frame) for frame in frames):
+            raise UsageError(
+                f"The mass of every key was not recorded for arm {arm!r}"
+                + ("" if unit is None else f" and unit {unit!r}")
+                + ". Run a study with observe: {full_mass: true} (and this arm in observe.arms) into another "
+                "folder."
+            )
+        return pd.concat(frames, ignore_index=True)
 
     def sinks(self) -> pd.DataFrame:
         """Every sink that was seen, with its identity and how long it stays (`identity.persistence`)."""

@@ -45,6 +45,8 @@ TABLES = {
     "takeover": f"{ORIGIN} segment role encoder edited removed gain mass_before mass_after edit arm",
 }
 """Tables that tasks write, with the columns a reader may rely on even where there is no row."""
+FULL_MASS = "full_mass"
+"""A table that stays with its task: one of a whole run would not fit into memory."""
 
 
 class Store:
