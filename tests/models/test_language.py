@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.models.guard import state
 from tests.tiny import tiny_sd3
 from tests.zoo.language import (
@@ -24,8 +25,15 @@ from tests.zoo.language import (
     qwen3,
     unmask,
 )
-from torch import Tensor
-from transformers import AlbertConfig, AlbertModel, PreTrainedTokenizerFast, TextGenerationPipeline
+from torch import Tensor, nn
+from transformers import (
+    AlbertConfig,
+    AlbertModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TextGenerationPipeline,
+)
 
 from sinkscope.attention import Keys, Mask, RandomKeys, TopMass
 from sinkscope.errors import UsageError
@@ -380,6 +388,47 @@ def test_a_mask_that_hides_nothing_opens_a_causal_model() -> None:
     summary = opened.summary()
     assert set(summary["keys"]) == {7} and not torch.allclose(opened.mass(), causal.mass(), atol=1e-2)
     assert torch.allclose(opened.mass().sum(-1), torch.ones(1, 2, 4), atol=1e-5)
+
+
+def test_blocks_that_call_the_kernel_themselves() -> None:
+    """As in LLaDA's own code, which has no module for attention."""
+
+    class LLaDALlamaBlock(nn.Module):
+        def __init__(self, config: PretrainedConfig) -> None:
+            super().__init__()
+            self.config = config
+            self.att_proj, self.attn_out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.att_proj(x).view(*x.shape[:2], 3, 2, 8).permute(2, 0, 3, 1, 4)
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=False)
+            return x + self.attn_out(mixed.transpose(1, 2).flatten(2))
+
+    class LLaDAModelLM(PreTrainedModel):
+        config_class = PretrainedConfig
+
+        def __init__(self, config: PretrainedConfig) -> None:
+            super().__init__(config)
+            self.embed = nn.Embedding(WORDS, 16)
+            self.blocks = nn.ModuleList([LLaDALlamaBlock(config) for _ in range(2)])
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            x = self.embed(input_ids)
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    torch.manual_seed(0)
+    model = LLaDAModelLM(PretrainedConfig(n_heads=2, mask_token_id=MASK)).eval()
+    assert [(site.name, site.layer, site.kind, site.heads) for site in sites(model)] == [
+        ("blocks.0", 0, "self", 2),
+        ("blocks.1", 1, "self", 2),
+    ]
+    given = ids()
+    given[:, 4:] = MASK
+    with torch.no_grad(), observe(model) as seen:
+        model(given)
+    assert seen.mass(layer=1).shape == (1, 2, 2, 7) and "mass_masked" in seen.summary()
 
 
 # ---- other models

@@ -12,9 +12,11 @@ CLASSES: Mapping[str, str] = {
     "eos": "structure",
     "template": "structure",
     "content": "content",
+    "mask": "masked",
 }
 """Role of a text token -> class. Begin and end marks and the template around a prompt are structure: they are
-the same in every prompt; the words of the prompt are content; padding carries nothing."""
+the same in every prompt; the words of the prompt are content; padding carries nothing; masked tokens are
+those that a masked-diffusion language model has still to write."""
 UNKNOWN = "text without role"
 """Class of text tokens that nobody tokenised, so that their role is not known."""
 

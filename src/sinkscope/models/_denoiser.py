@@ -15,7 +15,8 @@ from ..errors import UnsupportedAttentionError, UsageError
 DENOISERS = ("transformer", "transformer_2", "unet", "prior", "denoiser")
 """Component names under which diffusers pipelines keep the network that is called once per step."""
 
-_LOOKS = re.compile(r"Attention|Attn")
+# The blocks of LLaDA's own code call the kernel themselves.
+_LOOKS = re.compile(r"Attention|Attn|^LLaDA\w*Block$")
 _LOOKS_NOT = re.compile(r"Processor|Norm|Rotary|Rope|RoPE|Embed|Output|Backend")
 
 
