@@ -333,3 +333,44 @@ def test_a_call_without_a_session_has_unknown_tokens() -> None:
     tensor = torch.zeros(2, 1, 3, 4)
     call = AttentionCall(Site("x", 0, "self", 1, ()), tensor, tensor, tensor)
     assert call.tokens() == ((Token(0, "unknown", 0), Token(1, "unknown", 1), Token(2, "unknown", 2)),) * 2
+
+
+def test_images_to_look_at_follow_the_painted_one() -> None:
+    """As in the editing pipelines of Qwen-Image and FLUX.2."""
+    text, packed = torch.randn(2, 5, 16), torch.randn(2, 4 + 6, 16)
+    qwen = diffusers.QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 4, 8),
+    )
+    shapes = [[(1, 2, 2), (1, 2, 3)]] * 2
+    given: dict[str, Any] = {
+        "hidden_states": packed,
+        "encoder_hidden_states": text,
+        "timestep": torch.ones(2),
+    }
+    (call,) = calls_of(qwen, **given, img_shapes=shapes)
+    assert keys(call) == queries(call) == [("text", 5), ("image", 4), ("reference", 6)]
+    flux2 = diffusers.Flux2Transformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        timestep_guidance_channels=8,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    painted = torch.cartesian_prod(*map(torch.arange, (1, 2, 2, 1)))
+    seen = torch.cartesian_prod(*map(torch.arange, (1, 2, 3, 1))) + torch.tensor([10, 0, 0, 0])
+    ids = torch.cat([painted, seen]).expand(2, -1, -1)
+    for call in calls_of(flux2, **given, img_ids=ids, txt_ids=torch.zeros(2, 5, 4)):
+        assert keys(call) == queries(call) == [("text", 5), ("image", 4), ("reference", 6)]
+        places = [(t.row, t.column) for t in call.tokens()[1] if t.segment == "image"]
+        assert places == [(0, 0), (0, 1), (1, 0), (1, 1)]

@@ -17,6 +17,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    FluxKontextPipeline,
     HiDreamImagePipeline,
     HiDreamImageTransformer2DModel,
     Lumina2Pipeline,
@@ -82,6 +83,19 @@ def chroma() -> ChromaPipeline:
         tokenizer=tiny.t5_tokenizer(),
     )
     return tiny._finish(pipe, transformer)
+
+
+def kontext() -> FluxKontextPipeline:
+    """FLUX.1 that looks at another image, whose tokens follow those of the painted one."""
+    parts = tiny.tiny_flux().components
+    pipe = FluxKontextPipeline(**{**parts, "image_encoder": None, "feature_extractor": None})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def picture() -> Tensor:
+    """An image to look at, 16 by 24 pixels."""
+    return torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(1))
 
 
 def flux2() -> Flux2KleinPipeline:

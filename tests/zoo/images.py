@@ -56,6 +56,21 @@ IMAGES: tuple[Specimen, ...] = (
     _known("sd15", "Stable Diffusion 1.5", tiny.tiny_sd15, schedulers=DIFFUSION, roles=_CLIP),
     _known("pixart", "PixArt-Sigma", tiny.tiny_pixart, schedulers=DIFFUSION, roles=_T5),
     _pipe(
+        "kontext",
+        "FLUX.1 Kontext",
+        pipelines.kontext,
+        {
+            "image": pipelines.picture(),
+            "max_sequence_length": tiny.T5_TEXT,
+            "max_area": 256,
+            "_auto_resize": False,
+        },
+        roles=_T5,
+        segments=("text", "image", "reference"),
+        guidance="distilled",
+        finer={"reference": "image"},
+    ),
+    _pipe(
         "flux2",
         "FLUX.2",
         pipelines.flux2,

@@ -30,15 +30,15 @@ def image_grid(inputs: Mapping[str, Any], count: int) -> list[tuple[int, int]] |
     """Row and column of each image token: from position ids where the model is given them, else from the
     latents' shape."""
     ids = inputs.get("img_ids")
-    if isinstance(ids, Tensor) and ids.shape[-2] == count and ids.shape[-1] in (3, 4):
-        places = ids.reshape(-1, count, ids.shape[-1])[0].long().tolist()
+    if isinstance(ids, Tensor) and ids.shape[-2] >= count and ids.shape[-1] in (3, 4):
+        # Images to look at may follow the one that is painted.
+        places = ids.reshape(-1, *ids.shape[-2:])[0, :count].long().tolist()
         return [(place[1], place[2]) for place in places]
     shapes = inputs.get("img_shapes")
     if shapes:
-        # Several images of one row follow each other.
         sizes = shapes[0] if isinstance(shapes[0], list) else shapes
         found = [divmod(i, width) for *_, height, width in sizes for i in range(height * width)]
-        return found if len(found) == count else None
+        return found[:count] if len(found) >= count else None
     latents = _latents(inputs)
     if latents is None or latents.dim() != 4:
         return None

@@ -35,6 +35,27 @@ def first_and_last(pipe: Any, captured: Captured, prompt: int, length: int) -> S
     return [0, *range(count - length + 1, count)]
 
 
+def with_references(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
+    """Where the image to be painted is followed by images to look at (Kontext, FLUX.2 and Qwen editing), these
+    are a segment of their own. They are told by their position ids (time 0 is the painted image) or shapes."""
+    inputs = evaluation.inputs
+    ids, shapes = inputs.get("img_ids"), inputs.get("img_shapes")
+    if isinstance(ids, Tensor):
+        times = ids.reshape(-1, *ids.shape[-2:])[0, :, 0]
+        every, own = len(times), int((times == 0).sum())
+    elif shapes:
+        sizes = shapes[0] if isinstance(shapes[0], list) else shapes
+        counts = [frames * height * width for frames, height, width in sizes]
+        every, own = sum(counts), counts[0]
+    else:
+        return None
+    text = evaluation.inputs["encoder_hidden_states"].shape[1]
+    if own == every or call.site.index or call.k.shape[2] != text + every:
+        return None
+    tokens = chain(("text", text), ("image", own), ("reference", every - own))
+    return Spans(tokens, tokens)
+
+
 def z_image(call: AttentionCall, evaluation: Evaluation) -> Spans:
     """Row by row: the image filled up to a multiple of 32 with a learned token, then the text filled up in
     the same way, then padding up to the longest row. The refiners hold one of the two."""

@@ -21,9 +21,14 @@ IMAGES: dict[str, Family] = {
         kinds=(("*.attn", "joint"),),
         joint=("text", "image"),
         text=(("t5", ("text_encoder_2",)),),
+        spans=spans.with_references,
     ),
     "Flux2Transformer2DModel": Family(
-        stacks=_FLUX, kinds=(("*.attn", "joint"),), joint=("text", "image"), text=_ENCODER
+        stacks=_FLUX,
+        kinds=(("*.attn", "joint"),),
+        joint=("text", "image"),
+        text=_ENCODER,
+        spans=spans.with_references,
     ),
     "ChromaTransformer2DModel": Family(
         stacks=_FLUX, kinds=(("*.attn", "joint"),), joint=("text", "image"), text=_ENCODER
@@ -33,6 +38,7 @@ IMAGES: dict[str, Family] = {
         kinds=(("*.attn", "joint"),),
         joint=("text", "image"),
         text=_ENCODER,
+        spans=spans.with_references,
         taken=spans.behind_the_template,
     ),
     "ZImageTransformer2DModel": Family(
