@@ -35,7 +35,7 @@ from ._outputs import (
     open_queries,
 )
 from ._queries import QuerySet
-from ._questions import Questions, ask_finite, deferred
+from ._questions import Questions, ask_finite, deferred, on_device
 from ._random import KeyedRandom
 from ._rowblock import Raw
 from ._selectors import (
@@ -100,6 +100,7 @@ __all__ = [
     "mass_after",
     "match_mass",
     "measure",
+    "on_device",
     "open_queries",
     "reference",
     "register_action",

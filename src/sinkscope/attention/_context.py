@@ -103,7 +103,9 @@ class SelectionContext:
             raise unknown("segment", name, self.segments)
         rows, _, keys = self.shape
         found = self.segments[name]
-        return (found[None] if found.dim() == 1 else found).to(self.device).expand(rows, keys)
+        return (
+            (found[None] if found.dim() == 1 else found).to(self.device, non_blocking=True).expand(rows, keys)
+        )
 
     @property
     def query_groups(self) -> tuple[str, ...]:
@@ -115,7 +117,7 @@ class SelectionContext:
         if name not in self._queries:
             raise unknown("query group", name, self.query_groups)
         found = self._queries[name]
-        full = (found[None] if found.dim() == 1 else found).to(self.device)
+        full = (found[None] if found.dim() == 1 else found).to(self.device, non_blocking=True)
         return full.expand(self.shape[0], full.shape[-1])
 
     @property
@@ -147,4 +149,4 @@ class SelectionContext:
         With `fixed` they are the same in every step.
         """
         random = self.random.without_step() if fixed else self.random
-        return random.uniform(seed, self.shape[1:]).to(self.device)
+        return random.uniform(seed, self.shape[1:]).to(self.device, non_blocking=True)

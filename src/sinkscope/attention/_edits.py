@@ -122,6 +122,8 @@ class ResolvedEdit:
     """boolean [row]: rows the forced path covers; None = all rows"""
     covers: Literal["all", "some"] | None = field(default=None, kw_only=True)
     """what is known without looking: it reaches every row and head, or some of them; None = look"""
+    count: int | None = field(default=None, kw_only=True)
+    """how many keys are chosen in every row and head that has any, where that is known without looking"""
     random: KeyedRandom | None = field(default=None, kw_only=True)
     """keyed random numbers, needed by actions that draw"""
 

@@ -32,7 +32,7 @@ def query_mask(
     elif not isinstance(queries, Tensor):
         raise UsageError(f"Query group {name!r} is a {type(queries).__name__}; expected {type_names}.")
     elif queries.dtype == torch.bool:
-        mask = _boolean(queries, rows, count, name).to(device)
+        mask = _boolean(queries, rows, count, name).to(device, non_blocking=True)
     else:
         mask[:, _indices(queries, count, name).to(device)] = True
     ask(mask.any(), functools.partial(_check_any, name, count))

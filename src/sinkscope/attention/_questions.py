@@ -7,7 +7,7 @@ answers all of them in order. Outside of a block, and on the CPU, a check answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -35,8 +35,8 @@ class Questions:
 
     def take(self, value: Tensor) -> Tensor:
         """The tensor on the host; its numbers are there once the questions are settled."""
-        if value.device.type == "cpu":
-            return value
+        if value.device.type == "cpu" or (value.is_cuda and torch.cuda.is_current_stream_capturing()):
+            return value  # a graph that is being captured has no numbers yet
         self._devices.add(value.device)
         return value.to("cpu", non_blocking=True)
 
@@ -61,6 +61,11 @@ class Questions:
                 raise NonFiniteError(f"At {where}: {error}" if where else str(error)) from error
         for action in after:
             action()
+
+
+def on_device(values: Sequence[int | bool], device: torch.device) -> Tensor:
+    """A small tensor on a device. `torch.tensor(values, device=device)` waits for all work queued there."""
+    return torch.tensor(values).to(device, non_blocking=True)
 
 
 _OPEN: ContextVar[tuple[Questions, str] | None] = ContextVar("sinkscope_questions", default=None)

@@ -19,7 +19,7 @@ from typing_extensions import override
 from sinkscope.errors import UsageError
 
 from ._context import SelectionContext
-from ._questions import ask
+from ._questions import ask, on_device
 from ._spec import Registry, Spec
 
 
@@ -291,7 +291,7 @@ class Keys(Selector):
 
         ask(inside.sum(-1).amin(), check)
         position = inside.long().cumsum(-1) - 1
-        named = torch.isin(position, torch.tensor(self.indices, device=ctx.device))
+        named = torch.isin(position, on_device(self.indices, ctx.device))
         return (named & inside)[:, None] & _candidates(ctx)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sinkscope.attention import ResolvedEdit, apply_edits, mass_after
+from sinkscope.attention import ResolvedEdit, apply_edits, mass_after, on_device
 from sinkscope.errors import UsageError, unknown
 from sinkscope.models._call import AttentionCall, Run
 from sinkscope.models._edit import Edit
@@ -120,9 +120,9 @@ class _Editor:
         """Start the copies a record needs; what is returned writes it once they have arrived."""
         plan, edit = acting.plan, acting.edit
         scope = plan.scope_rows(call)
-        place = torch.tensor(scope, device=edit.chosen.device)
+        place = on_device(scope, edit.chosen.device)
         heads = tuple(range(call.q.shape[1])) if plan.edit.heads is None else tuple(plan.edit.heads)
-        pick = torch.tensor(heads, device=place.device)
+        pick = on_device(heads, place.device)
         tokens = self._tokens.of(call, rows)
         origin = Seen.of(
             call,
@@ -216,7 +216,14 @@ def _edited(call: AttentionCall, run: Run, edits: Sequence[ResolvedEdit]) -> Ten
         scale=call.scale,
         is_causal=call.is_causal,
         softcap=call.softcap,
+        drop=_may_drop(call),
     )
+
+
+def _may_drop(call: AttentionCall) -> bool:
+    """Whether removed keys may be left out: on GPUs, where nobody further out looks at the call's keys."""
+    alone = not torch.overrides._get_current_function_mode_stack()
+    return call.q.device.type == "cuda" and alone and not call.sinks
 
 
 def _mass_after(

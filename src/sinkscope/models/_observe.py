@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sinkscope.attention import Measurement, segment_mass, top_mass_share
+from sinkscope.attention import Measurement, on_device, segment_mass, top_mass_share
 from sinkscope.errors import UsageError, unknown
 from sinkscope.models._call import AttentionCall, Run
 from sinkscope.models._late import Late
@@ -92,7 +92,7 @@ class _Recorder:
     def _values(
         self, call: AttentionCall, measured: Measurement, group: str, heads: tuple[int, ...]
     ) -> dict[str, Tensor]:
-        pick = torch.tensor(heads, device=call.q.device)
+        pick = on_device(heads, call.q.device)
         mass = measured.mass[group][:, pick]
         values = {"top1": top_mass_share(mass, 1), "top5": top_mass_share(mass, min(5, mass.shape[2]))}
         shares = segment_mass(mass, call.key_segments)

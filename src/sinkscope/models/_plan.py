@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sinkscope.attention import Frozen, KeyedRandom, ResolvedEdit, SelectionContext, Selector
+from sinkscope.attention import Frozen, KeyedRandom, ResolvedEdit, SelectionContext, Selector, on_device
 from sinkscope.errors import NoMatchError
 from sinkscope.models._call import AttentionCall, Site
 from sinkscope.models._eager import check_sinks
@@ -95,7 +95,7 @@ class Plan:
         edit = self.edit
         check_heads(edit.heads, call.site.name, call.q.shape[1])
         # Rows of the other branch are not asked: their budgets and masks are none of this edit's business.
-        index = torch.tensor(self.scope_rows(call), device=call.q.device)
+        index = on_device(self.scope_rows(call), call.q.device)
         found = edit.select.choose(self._context(call, rows, units, mass, index)).to(call.q.device)
         if not self.steps.includes(call.step, call.step_count):
             return None
@@ -103,8 +103,7 @@ class Plan:
         self._chose |= self._frozen is None or bool(found.any())
         chosen = found.new_zeros(len(rows), *found.shape[1:]).index_copy(0, index, found)
         if edit.heads is not None:
-            heads = torch.zeros(chosen.shape[1], dtype=torch.bool, device=chosen.device)
-            heads[list(edit.heads)] = True
+            heads = on_device([head in edit.heads for head in range(chosen.shape[1])], chosen.device)
             chosen = chosen & heads[:, None]
         check_sinks(call, edit.action, chosen)
         return ResolvedEdit(
@@ -115,6 +114,7 @@ class Plan:
             rows=torch.zeros(len(rows), dtype=torch.bool, device=index.device).index_fill(0, index, True),
             random=keyed_random(call, rows, units),
             covers=self._covers(call),
+            count=_budget(edit.select),
         )
 
     def _covers(self, call: AttentionCall) -> Literal["all", "some"] | None:
@@ -134,7 +134,7 @@ class Plan:
         select = None if self.edit.control_info is None else treatment(self.edit.select)
         if select is None:
             return None
-        index = torch.tensor(self.scope_rows(call), device=call.q.device)
+        index = on_device(self.scope_rows(call), call.q.device)
         found = select.choose(self._context(call, rows, units, mass, index)).to(call.q.device)
         return found.new_zeros(len(rows), *found.shape[1:]).index_copy(0, index, found)
 
@@ -205,6 +205,13 @@ def keyed_random(call: AttentionCall, rows: Sequence[RowId], units: Units) -> Ke
     """Random numbers of a call, keyed by unit (and frame), branch, site and step."""
     names = [units.label(row.unit) + (f"/{row.repeat}" if row.repeat else "") for row in rows]
     return KeyedRandom.of(names, [row.branch for row in rows], call.site.lasting_key, call.step)
+
+
+def _budget(select: Selector) -> int | None:
+    """How many keys the selector takes in every row and head; None where only looking tells."""
+    if not getattr(select, "always_chooses", False):
+        return None
+    return getattr(select, "keys_per_head", None) or getattr(select, "shared_keys", None)
 
 
 def _frozen(select: Selector) -> Frozen | None:

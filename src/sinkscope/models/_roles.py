@@ -11,10 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from sinkscope.attention import Measurement
+from sinkscope.attention import Measurement, on_device
 from sinkscope.models._call import AttentionCall
 from sinkscope.models._measure import PADDING
 from sinkscope.models._seen import Seen, origin_columns
@@ -38,7 +37,7 @@ def role_values(
     measured: Measurement, streams: Collection[str], heads: Sequence[int], allowed: Tensor
 ) -> dict[str, Tensor]:
     """Mass of each key, averaged over heads, for each stream of queries; and which keys are open."""
-    pick = torch.tensor(heads, device=allowed.device)
+    pick = on_device(heads, allowed.device)
     masses = {f"{FROM}{name}": measured.mass[name][:, pick].mean(dim=1).float() for name in streams}
     return {**masses, "open": allowed}
 
