@@ -122,10 +122,10 @@ def test_frames_and_places_folded_into_rows_are_told_apart() -> None:
     over_time = table[table["site"].str.contains("motion_modules")]
     assert (over_time["frame"] == over_time["key"]).all(), "the keys are the frames of one place"
     first = over_time[over_time["site"] == over_time["site"].iloc[0]]
-    assert (8 * first["image_row"] + first["image_column"] == first["repeat"]).all()
+    assert (4 * first["image_row"] + first["image_column"] == first["repeat"]).all()
     within = table[table["segment"].eq("video") & ~table["site"].str.contains("motion_modules")]
     assert (within["frame"] == within["repeat"]).all()
-    assert (within["image_row"] * 4 + within["image_column"] == within["key"]).all()
+    assert (within["image_row"] * 2 + within["image_column"] == within["key"]).all()
     text = table[table["segment"] == "text"]
     assert text["frame"].isna().all() and set(text["repeat"]) == {0, 1, 2}
     place = ["step", "branch", "unit", "site", "head", "repeat"]

@@ -97,7 +97,7 @@ def animatediff() -> AnimateDiffPipeline:
 
 
 def run_animatediff(pipe: Any, **changes: Any) -> Tensor:
-    return run(pipe, **{"height": 16, "width": 16, "num_frames": 3, **changes}).frames
+    return run(pipe, **{"height": 8, "width": 8, "num_frames": 3, **changes}).frames
 
 
 def svd() -> StableVideoDiffusionPipeline:
@@ -141,7 +141,7 @@ def svd() -> StableVideoDiffusionPipeline:
 
 
 def run_svd(pipe: Any, **changes: Any) -> Tensor:
-    given = {"image": _RED, "num_inference_steps": 2, "height": 16, "width": 16, "num_frames": 3, **changes}
+    given = {"image": _RED, "num_inference_steps": 2, "height": 8, "width": 8, "num_frames": 3, **changes}
     return pipe(generator=torch.Generator().manual_seed(0), output_type="latent", **given).frames
 
 
