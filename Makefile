@@ -45,8 +45,8 @@ browser:
 	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null) \
 	  || echo "chromium is not here and cannot be installed: the browser tests will be skipped"
 
-bench: $(READY)  ## ratios of observing and editing to the plain pipeline
-	$(BIN)/python benchmarks/embedded.py
+bench: $(READY)  ## what measuring and editing cost; rewrites the tables of docs/performance.md
+	$(BIN)/python benchmarks/bench.py
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -159,7 +159,7 @@ def available() -> int:
 def table(args: argparse.Namespace) -> list[str]:
     found = {name: ratios(args, DTYPES[name]) for name in args.dtypes}
     names = [name for name in next(iter(found.values())) if name.strip() != "sdpa"]
-    titles = [f"{kind}: {what}" for kind in args.dtypes for what in ("to SDPA", "explicit to it")]
+    titles = [title for kind in args.dtypes for title in (f"{kind}, to SDPA", "explicit to it")]
     rows = [f"| way | {' | '.join(titles)} | peak MiB, {args.peak_heads} heads |"]
     rows.append("| --- |" + " --- |" * (len(titles) + 1))
     for name in ("sdpa", *names):

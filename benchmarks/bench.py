@@ -10,9 +10,11 @@ import argparse
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 HERE = Path(__file__).parent
+WIDTH = 110
 PAGE = HERE.parent / "docs" / "performance.md"
 
 
@@ -23,7 +25,15 @@ def put(page: str, name: str, table: str) -> str:
         raise SystemExit(f"{PAGE} needs the lines {start} and {end} once each.")
     before, _, rest = page.partition(start)
     _, _, after = rest.partition(end)
-    return f"{before}{start}\n{table.strip()}\n{end}{after}"
+    return f"{before}{start}\n{fitted(table)}\n{end}{after}"
+
+
+def fitted(text: str) -> str:
+    """Paragraphs in lines of the page's width; tables as they are."""
+    lines = text.strip().splitlines()
+    return "\n".join(
+        line if line.startswith("|") else "\n".join(textwrap.wrap(line, WIDTH)) for line in lines
+    )
 
 
 def main() -> None:
