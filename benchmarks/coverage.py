@@ -280,18 +280,20 @@ def ratio(studies: int, draws: int) -> None:
     }
     for name, draw in pairs.items():
         for n in SIZES:
-            combined, fieller, bounded = [], [], []
+            combined, fieller, bounded, open_ = [], [], [], []
             for index in range(studies):
                 rng = stats.keyed_generator(7, "ratio", name, n, index)
                 edit, control, truth = draw(rng, n)
                 found = stats.ratio_of_means(edit, control, draws=max(draws // 2, 100), rng=rng)
-                bounded.append(np.isfinite(found.high))
+                bounded.append(np.isfinite(found.low))
+                open_.append(np.isinf(found.high))
                 combined.append(found.low <= truth <= found.high)
                 fieller.append(found.fieller_low <= truth <= found.fieller_high)
             kept = np.array(bounded)
             cells = [f"{100 * np.mean(np.array(hit)[kept]):.1f}" for hit in (combined, fieller)]
-            out.append([name if n == SIZES[0] else "", str(n), *cells, f"{100 * (1 - kept.mean()):.1f}"])
-    head = ["distances", "n", "combined (default)", "Fieller", "no bounded interval"]
+            cells += [f"{100 * np.mean(open_):.1f}", f"{100 * (1 - kept.mean()):.1f}"]
+            out.append([name if n == SIZES[0] else "", str(n), *cells])
+    head = ["distances", "n", "combined (default)", "Fieller", "no upper bound", "no interval"]
     table("Ratio of mean distances: how many of 100 intervals hold the true ratio", head, out)
 
 

@@ -76,6 +76,16 @@ def test_t_wilcoxon_dz_equal_scipy():
     assert np.allclose(stats.cohen_dz(d), d.mean(-1) / d.std(-1, ddof=1))
 
 
+@pytest.mark.parametrize("n", [3, 20, 49, 50, 51, 200])
+def test_wilcoxon_equals_scipy_exact_and_beyond(n):
+    rng = np.random.default_rng(n)
+    rows = [rng.normal(0.2, 1, size=n), rng.normal(0.2, 1, size=n) ** 3]
+    if n > 13:
+        rows += [rng.integers(-3, 5, size=n).astype(float)]  # ties, and zeros that are left out
+    expected = [scipy_stats.wilcoxon(row[row != 0]).pvalue for row in rows]
+    assert np.allclose(stats.wilcoxon(rows), expected, rtol=1e-10)
+
+
 @pytest.mark.parametrize("n", [2, 5, 9])
 def test_wilcoxon_with_ties_equals_scipy(n):
     rng = np.random.default_rng(n)

@@ -83,8 +83,8 @@ def test_intervals_move_and_turn_with_the_values(values, shift):
 def test_methods_are_checked():
     with pytest.raises(UsageError, match="interval method 'bcaa'"):
         stats.mean_interval([1.0, 2.0], method="bcaa", rng=stats.keyed_generator(0))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="interval method of clusters 't'"):
-        stats.clustered_interval([1.0, 2.0], [0, 1], method="t", rng=stats.keyed_generator(0))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="interval method within clusters 't'"):
+        stats.clustered_interval([1.0, 2.0], [0, 1], within=True, method="t", rng=stats.keyed_generator(0))
     with pytest.raises(UsageError, match="draws=5"):
         stats.mean_interval([1.0, 2.0], draws=5, rng=stats.keyed_generator(0))
 
@@ -187,7 +187,7 @@ def test_clustered_interval_is_that_of_the_prompt_means():
     values, labels = nested()
     means, _ = stats.cluster_means(values, labels)
     ours = stats.clustered_interval(values, labels, draws=400, rng=stats.keyed_generator(1))[0]
-    assert ours == stats.bca_interval(means, draws=400, rng=stats.keyed_generator(1))[0]
+    assert ours == stats.mean_interval(means, draws=400, rng=stats.keyed_generator(1))[0]
 
 
 def test_two_level_spread_is_what_the_formula_says():
@@ -216,7 +216,9 @@ def test_two_level_spread_is_what_the_formula_says():
 
 def test_two_level_bca_is_wider_and_contains_the_mean():
     values, labels = nested()
-    plain = stats.clustered_interval(values, labels, draws=1000, rng=stats.keyed_generator(0))[0]
+    plain = stats.clustered_interval(values, labels, method="bca", draws=1000, rng=stats.keyed_generator(0))[
+        0
+    ]
     double = stats.clustered_interval(values, labels, within=True, draws=1000, rng=stats.keyed_generator(0))[
         0
     ]

@@ -13,6 +13,8 @@ class MetricWords:
     meaning: str
     away: int = 0
     """+1 / -1: larger / smaller means further from the baseline image of the same unit. 0: not a distance."""
+    effect: bool = True
+    """False where a difference between arms means nothing."""
 
 
 WORDS = {
@@ -33,13 +35,15 @@ WORDS = {
     "ssim": MetricWords(
         "SSIM to baseline", "structural similarity to the baseline image of the same unit", -1
     ),
-    "psnr": MetricWords("PSNR to baseline", "peak signal-to-noise ratio to the baseline image, in dB", -1),
+    "psnr": MetricWords(
+        "PSNR to baseline", "peak signal-to-noise ratio to the baseline image, in dB", -1, effect=False
+    ),
     "rmse": MetricWords("RMSE to baseline", "root mean square pixel difference to the baseline image", 1),
     "loss": MetricWords("loss", "mean nats per word, or per answer, given to the truth"),
     "perplexity": MetricWords("perplexity", "exp of the mean nats per word of a text"),
     "accuracy": MetricWords("accuracy", "share of words, or answers, of which the likeliest is the true one"),
     "top1": MetricWords(
-        "top-1 agreement", "share of words, or answers, whose most likely value is the baseline's", -1
+        "top-1 agreement", "share of words, or answers, of which the likeliest is the baseline's", -1
     ),
     "feature_cosine": MetricWords(
         "feature cosine to baseline", "cosine of features with the baseline's of the same unit", -1
@@ -53,7 +57,7 @@ def words(metric: str) -> MetricWords:
         return WORDS[metric]
     for name, known in WORDS.items():
         if metric.startswith(name) and not metric[len(name)].isalnum():
-            return MetricWords(f"{known.name} ({metric})", known.meaning, known.away)
+            return MetricWords(f"{known.name} ({metric})", known.meaning, known.away, known.effect)
     return MetricWords(metric, "", 0)
 
 

@@ -24,6 +24,8 @@ from sinkscope.report._arms import Arm, pairs, read_arms
 from sinkscope.report._canvas import Drawing, to_svg
 from sinkscope.report._data import Gap, RunData, read
 from sinkscope.report._dynamics import baseline_rows, branches, in_branch, query_group, top_rows
+from sinkscope.report._format import count
+from sinkscope.report._further import further
 from sinkscope.report._gallery import Gallery, build_gallery
 from sinkscope.report._sinks import BRANCH_WORDS, sinks
 
@@ -96,6 +98,8 @@ def context(data: RunData) -> dict[str, Any]:
         "metric_words": metrics.words,
         "shared_notes": verdicts.shared_notes,
         "own_note": verdicts.own_note,
+        "intervals": verdicts.intervals,
+        "further": further(data, arms),
         "verdicts": {} if effects is None else verdicts.verdicts(effects, arms),
         "forests": _forests(data, arms),
         "doses": _doses(data, arms),
@@ -163,11 +167,26 @@ def _more_gaps(data: RunData, arms: dict[str, Arm], gallery: Gallery) -> list[Ga
         gaps.append(Gap("no sink removal", "no arm of the study masks the keys of largest mass"))
     if not any(s for s in arms.values() if s.role in ("random", "segment")):
         gaps.append(Gap("no control", "no arm of the study removes random keys"))
+    gaps += _refused(data.table("effects"))
     for path in gallery.damaged:
         gaps.append(Gap("an image", f"{path} cannot be decoded; run the study again to make it anew"))
     if not gallery.cards:
         gaps.append(Gap("no gallery", gallery.note))
     return gaps
+
+
+def _refused(effects: Any) -> list[Gap]:
+    """Effects that too few complete pairs are left for, one line per metric."""
+    if effects is None or "note" not in effects.columns:
+        return []
+    rows = effects[(effects["task"] == "all") & effects["note"].fillna("").str.contains("refused: ")]
+    return [
+        Gap(
+            f"no effect in {metrics.metric_name(str(metric))} of {count(len(part), 'contrast')}",
+            f"{part['contrast'].iloc[0]}: {part['note'].iloc[0]}",
+        )
+        for metric, part in rows.groupby("metric", sort=False)
+    ]
 
 
 def _facts(data: RunData, arms: dict[str, Arm]) -> list[str]:

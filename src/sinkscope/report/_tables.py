@@ -177,6 +177,7 @@ def skipped(scores: pd.DataFrame | None, study: Mapping[str, Any]) -> Table | No
     return Table(["metric", "reason", "how many", "arms"], rows) if rows else None
 
 
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 HIDDEN = ("study", "arms", "arm_info", "prompt_records", "units")
 
 
@@ -229,7 +230,7 @@ def _plain(value: Any) -> str:
 
 def yaml_text(record: Mapping[str, Any]) -> str:
     """study.yaml as text."""
-    return yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True, width=100)
+    return str(yaml.dump(dict(record), Dumper=DUMPER, sort_keys=False, allow_unicode=True, width=100))
 
 
 def slopes(dose: pd.DataFrame) -> Table:

@@ -29,6 +29,8 @@ class Verdict:
     p_tost: str
     verdict: str
     note: str
+    method: str = ""
+    """How the interval was made."""
     tasks: list[Verdict] = field(default_factory=list)
 
 
@@ -55,6 +57,22 @@ def verdicts(effects: pd.DataFrame, arms: Mapping[str, Arm]) -> dict[str, list[V
             )
         found[metric] = rows
     return found
+
+
+INTERVALS = {
+    "proportions": "score interval for paired proportions (Tango)",
+    "combined": "the wider of Student's t and the bootstrap-t at each end",
+    "bca": "BCa bootstrap",
+    "studentised": "bootstrap-t",
+    "percentile": "percentile bootstrap",
+    "t": "Student's t",
+}
+
+
+def intervals(rows: Sequence[Verdict]) -> str:
+    """How the intervals of a metric were made, in words; empty where the run does not say."""
+    names = list(dict.fromkeys(row.method for row in rows if row.method))
+    return "; ".join(INTERVALS.get(name, name) for name in names)
 
 
 def shared_notes(rows: Sequence[Verdict]) -> list[str]:
@@ -86,6 +104,7 @@ def _verdict(row: Mapping[Any, Any], label: str, tasks: list[Verdict] | None = N
         p_tost=p_value(row.get("p_tost")),
         verdict=str(row["verdict"]) if not is_missing(row["verdict"]) else NOT_AVAILABLE,
         note="" if is_missing(note) else str(note),
+        method="" if is_missing(row.get("interval")) else str(row["interval"]),
         tasks=tasks or [],
     )
 

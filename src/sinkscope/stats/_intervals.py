@@ -90,7 +90,7 @@ def clustered_interval(
     clusters: ArrayLike,
     *,
     within: bool = False,
-    method: Literal["bca", "percentile"] = "bca",
+    method: Method | None = None,
     levels: Sequence[float] = (0.95,),
     draws: int = 10_000,
     rng: np.random.Generator,
@@ -106,17 +106,18 @@ def clustered_interval(
         values: `[n]`, one per unit.
         clusters: `[n]`, the prompt of each.
         within: Resample seeds inside the drawn prompts too.
-        method: "bca" (acceleration from leaving out whole prompts) or "percentile".
+        method: As for `mean_interval`, "combined" by default; with `within` "bca" (the default; acceleration
+            from leaving out whole prompts) or "percentile".
         levels: Confidence levels in (0, 1).
         draws: Bootstrap samples.
         rng: From `keyed_generator`; consumed.
     """
     array = checked(values)
-    if method not in ("bca", "percentile"):
-        raise unknown("interval method of clusters", method, ("bca", "percentile"))
     means, count = cluster_means(array, clusters)
     if not within:
-        return mean_interval(means, method=method, levels=levels, draws=draws, rng=rng)
+        return mean_interval(means, method=method or "combined", levels=levels, draws=draws, rng=rng)
+    if method not in (None, "bca", "percentile"):
+        raise unknown("interval method within clusters", method, ("bca", "percentile"))
     check_options(levels, draws)
     means = checked(means)
     _, code = np.unique(np.asarray(clusters), return_inverse=True)

@@ -28,7 +28,7 @@ class Ratio(NamedTuple):
     low: float
     high: float
     """Over prompts (numerator and denominator of a prompt stay together): the wider of Fieller's and the
-    bootstrap-t interval at each end."""
+    bootstrap-t interval at each end; `high` is infinite where the denominator hangs on few prompts."""
     fieller_low: float
     fieller_high: float
     """Fieller's interval, the cross-check that assumes normal means."""
@@ -80,8 +80,11 @@ def ratio_of_means(
     with np.errstate(invalid="ignore"):
         below, above = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
     low, high = _root(y, x, float(above), -1), _root(y, x, float(below), 1)
-    if math.isnan(low) or math.isnan(high):
-        return Ratio(ratio, NAN, NAN, *fieller, "too few prompts differ in their ratio: no bounded interval")
+    if math.isnan(low):
+        return Ratio(ratio, NAN, NAN, *fieller, "the denominator may be zero: no bounded interval")
+    if math.isnan(high):
+        reason = "a few prompts make the denominator: no upper bound"
+        return Ratio(ratio, min(low, fieller[0]), math.inf, *fieller, reason)
     return Ratio(ratio, min(low, fieller[0]), max(high, fieller[1]), *fieller, "")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._bootstrap import Floats, Interval, keyed_generator
 from ._intervals import Method, mean_interval
@@ -87,8 +88,9 @@ def summarise(
         if rest.any():
             rng = keyed_generator(seed, "bootstrap", *prompts)
             ends[..., rest] = mean_interval(stack[rest], method=method, levels=levels, draws=draws, rng=rng)
-        for row in np.flatnonzero(flips).tolist():
-            ends[..., row] = _proportions(samples[members[row]], levels)
+        for rows in _alike([samples[index] for index in members], np.flatnonzero(flips)):
+            first = samples[members[rows[0]]]
+            ends[..., rows] = _proportions(stack[rows], first, levels)
         columns = (
             stack.mean(axis=-1),
             stack.std(axis=-1, ddof=1),
@@ -105,11 +107,21 @@ def summarise(
     return out
 
 
-def _proportions(sample: Sample, levels: Sequence[float]) -> list[Interval]:
-    """Intervals of a 0/1 score. A difference of differences is twice the mean of both, as of two seeds."""
-    values, seeds = sample.values / sample.span, np.asarray(sample.seeds) * sample.span
-    found = [paired_proportions(values, level=level, seeds=seeds) for level in levels]
-    return [Interval(sample.span * low, sample.span * high) for low, high in found]
+def _alike(samples: Sequence[Sample], rows: NDArray[np.intp]) -> list[list[int]]:
+    """Rows of samples that differ in their values only, so that one call makes their intervals."""
+    groups: dict[tuple[float, bytes], list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        groups[samples[row].span, np.asarray(samples[row].seeds).tobytes()].append(row)
+    return list(groups.values())
+
+
+def _proportions(values: Floats, about: Sample, levels: Sequence[float]) -> list[Interval]:
+    """Intervals of 0/1 scores `[row, n]`. A difference of differences is twice the mean of both, as of two
+    seeds.
+    """
+    seeds = np.asarray(about.seeds) * about.span
+    found = [paired_proportions(values / about.span, level=level, seeds=seeds) for level in levels]
+    return [Interval(about.span * low, about.span * high) for low, high in found]
 
 
 class Adjusted(NamedTuple):

@@ -17,8 +17,8 @@ from sinkscope.errors import UsageError
 
 from ._bootstrap import Floats, checked, is_constant
 
-EXACT_TIED = 13
-"""Up to this many tied differences the signed-rank test is exact, as in SciPy."""
+EXACT_TIED, EXACT_UNTIED = 13, 50
+"""Up to this many tied and untied differences the signed-rank test is exact, as in SciPy."""
 
 
 class Tost(NamedTuple):
@@ -87,17 +87,21 @@ def wilcoxon(differences: ArrayLike) -> Floats:
 def _signed_ranks(row: Floats) -> float:
     if not row.size:
         return 1.0
-    if row.size > EXACT_TIED or np.unique(np.abs(row)).size == row.size:
-        return float(stats.wilcoxon(row).pvalue)
-    # Exact with ties: among the 2 ** n sign patterns, how many have a rank sum at least as far out. SciPy
-    # tries them one by one; counting them by their sum, rank after rank, gives the same number at once.
-    ranks = np.rint(2 * stats.rankdata(np.abs(row))).astype(np.int64)
+    ranks = stats.rankdata(np.abs(row))
+    _, ties = np.unique(ranks, return_counts=True)
+    n, tied = row.size, ties.size < row.size
+    if n > (EXACT_TIED if tied else EXACT_UNTIED):
+        error = np.sqrt(n * (n + 1) * (2 * n + 1) / 24 - (ties.astype(float) ** 3 - ties).sum() / 48)
+        return float(2 * stats.norm.sf(abs(ranks[row > 0].sum() - n * (n + 1) / 4) / error))
+    # Exact: among the 2 ** n sign patterns, how many have a rank sum at least as far out. SciPy tries those
+    # of tied ranks one by one; counting them by their sum, rank after rank, gives the same number at once.
+    whole = np.rint(2 * ranks).astype(np.int64)
     counts = np.ones(1)
-    for rank in ranks:
+    for rank in whole:
         counts = np.pad(counts, (0, rank)) + np.pad(counts, (rank, 0))
-    seen = int(ranks[row > 0].sum())
+    seen = int(whole[row > 0].sum())
     tail = min(counts[: seen + 1].sum(), counts[seen:].sum())
-    return min(1.0, 2 * float(tail) / 2.0**row.size)
+    return min(1.0, 2 * float(tail) / 2.0**n)
 
 
 def tost(differences: ArrayLike, margin: float) -> Tost:
