@@ -14,6 +14,7 @@ from sinkscope import _recipe_commands
 from sinkscope._planted_command import planted as planted
 from sinkscope._recipe_commands import compare as compare
 from sinkscope._recipe_commands import presets as presets
+from sinkscope._sites_command import sites as sites
 from sinkscope._stats_commands import power as power
 from sinkscope.errors import SinkscopeError, UsageError
 
@@ -300,27 +301,6 @@ def _by_token(sinks: pd.DataFrame, limit: int = 15) -> pd.DataFrame:
     frame = groups.agg(times="size", mean_mass="mean").reset_index()
     frame = frame.assign(share=frame["times"] / len(sinks))
     return frame.sort_values(["times", "mean_mass"], ascending=False, kind="stable").head(limit)
-
-
-def sites(arguments: Namespace) -> int:
-    """List the attention sites of a model."""
-    import pandas as pd
-
-    from sinkscope.models import sites as list_sites
-
-    found = list_sites(_load(arguments.model, "cpu"))
-    rows = [
-        {
-            "layer": s.layer,
-            "site": s.name,
-            "kind": s.kind,
-            "heads": s.heads,
-            "segments": ", ".join(s.segments),
-        }
-        for s in found
-    ]
-    _print_table(f"{len(found)} attention sites of {arguments.model}", pd.DataFrame(rows))
-    return 0
 
 
 def doctor(arguments: Namespace) -> int:

@@ -246,10 +246,26 @@ def _observe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _sites(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("sites", help="list the attention sites of a model")
-    parser.add_argument(
-        "model", metavar="MODEL", help="'shapes', 'shapes-unet', a pipeline folder, or a hub id"
+    parser = commands.add_parser(
+        "sites",
+        help="the attention map of a model, from its configuration alone",
+        description="Layers, kinds, heads, tokens by segment at a given size, what cannot be seen and what "
+        "observing costs. Reads configurations only: no weights are loaded or fetched.",
     )
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a name such as 'shapes', a folder, a .safetensors file, or a hub id",
+    )
+    parser.add_argument("--height", type=int, help="pixels (default: the pipeline's)")
+    parser.add_argument("--width", type=int, help="pixels (default: the pipeline's)")
+    parser.add_argument("--frames", type=int, help="frames of a video (default: the pipeline's)")
+    parser.add_argument(
+        "--text", type=int, help="text tokens (default: as many as the pipeline pads or cuts to)"
+    )
+    parser.add_argument("--all", action="store_true", help="one row per call instead of alike ones together")
+    parser.add_argument("--families", action="store_true", help="list the models that the tests run")
 
 
 def _doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -7,6 +7,7 @@ from ._control import ControlInfo
 from ._edit import Edit
 from ._intervene import intervene
 from ._load import load
+from ._map import AttentionMap, MappedCall, PartMap, attention_map
 from ._match_table import match_table
 from ._observation import Observation
 from ._observe import observe
@@ -15,16 +16,20 @@ from ._receipt import Receipt
 from ._session import Session
 from ._sites import list_sites as sites
 from ._sites import resolve_sites
+from .families import known_families
 
 __all__ = [
     "AttentionCall",
+    "AttentionMap",
     "Branch",
     "ControlInfo",
     "Edit",
     "Handler",
     "Kind",
     "Labels",
+    "MappedCall",
     "Observation",
+    "PartMap",
     "Receipt",
     "Role",
     "RowInfo",
@@ -32,7 +37,9 @@ __all__ = [
     "Session",
     "Site",
     "Token",
+    "attention_map",
     "intervene",
+    "known_families",
     "load",
     "match_table",
     "observe",

@@ -2,7 +2,8 @@
 
 "shapes" and "shapes-unet" are the embedded models that paint, `shapes.READERS` those that read; a built
 pipeline or module passes through; a folder, a hub id or a single `.safetensors` file goes to diffusers. Only
-safetensors are read: pickled checkpoints could run code. What goes wrong is said in one sentence, with the report of diffusers as its cause.
+safetensors are read: pickled checkpoints could run code. What goes wrong is said in one sentence, with the
+report of diffusers as its cause.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import nn
 from ..errors import MissingDependencyError, MissingWeightsError, SinkscopeError, UsageError, unknown
 from ..shapes import EMBEDDED, READERS
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SINGLE_FILE = {
     "v1": "StableDiffusionPipeline",
     "v2": "StableDiffusionPipeline",
@@ -41,7 +42,8 @@ def load(
 
     Args:
         model: "shapes", "shapes-unet" or one of the embedded readers (`shapes.READERS`), a hub id, a folder
-            written by `save_pretrained` (of a pipeline or a denoiser), one `.safetensors` checkpoint, or a pipeline or module that is built already.
+            written by `save_pretrained` (of a pipeline or a denoiser), one `.safetensors` checkpoint, or a
+            pipeline or module that is built already.
         device: Where to put it; None leaves it where it is.
         dtype: Floating-point type or its name, for example "bfloat16"; None keeps the stored one.
 
@@ -57,19 +59,32 @@ def load(
     if name in (*EMBEDDED, *READERS):
         shapes: Any = importlib.import_module("sinkscope.shapes")
         return shapes.load(name, device=device, dtype=dtype)
+    place = locate(name)
+    if isinstance(place, str):
+        return _moved(_from_hub(place, dtype), device, None)
+    return _moved((_from_folder if place.is_dir() else _from_file)(place, dtype), device, None)
+
+
+def locate(name: str) -> Path | str:
+    """Where a model named by a string lies: a folder or file here, or a hub id.
+
+    Raises:
+        UsageError: neither of them.
+    """
+    if name in (*EMBEDDED, *READERS):
+        shapes: Any = importlib.import_module("sinkscope.shapes")
+        return Path(shapes.folder(name))
     path = Path(name).expanduser()
-    if path.is_dir():
-        return _moved(_from_folder(path, dtype), device, None)
-    if path.is_file():
-        return _moved(_from_file(path, dtype), device, None)
+    if path.is_dir() or path.is_file():
+        return path
     if path.is_absolute() or path.suffix == ".safetensors" or name.startswith((".", "~")):
         raise UsageError(
             f"Model {name!r} does not exist. Expected 'shapes', 'shapes-unet', a folder written by "
             "save_pretrained, a .safetensors file or a hub id."
         )
-    if not _HUB_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise unknown("model", name, [*EMBEDDED, *READERS, "owner/name on the hub", "a folder"])
-    return _moved(_from_hub(name, dtype), device, None)
+    return name
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -96,7 +111,7 @@ def _moved(model: Any, device: Any, dtype: torch.dtype | None) -> Any:
 
 
 @contextmanager
-def _translated(what: str, remedy: str) -> Iterator[None]:
+def translated(what: str, remedy: str) -> Iterator[None]:
     """Say in one sentence what diffusers and transformers raise for missing, damaged or mismatching files."""
     from safetensors import SafetensorError
 
@@ -130,7 +145,7 @@ def _from_folder(folder: Path, dtype: torch.dtype | None) -> Any:
         )
     diffusers: Any = importlib.import_module("diffusers")
     what = f"The model in {folder} cannot be loaded"
-    with _translated(what, "Copy or download it again, complete and as safetensors."):
+    with translated(what, "Copy or download it again, complete and as safetensors."):
         if index.is_file():
             _require_parts(folder, json.loads(index.read_text()))
         kind = diffusers.DiffusionPipeline if index.is_file() else diffusers.AutoModel
@@ -149,7 +164,19 @@ def _require_parts(folder: Path, index: dict[str, Any]) -> None:
         )
 
 
-def _from_file(path: Path, dtype: torch.dtype | None) -> Any:
+_REMEDY = (
+    "Configurations and text encoders that the file lacks are fetched from the hub; without a network "
+    "use a folder written by save_pretrained."
+)
+
+
+def single_file_family(path: Path) -> str:
+    """What diffusers takes a checkpoint for, by the names and shapes in it; no weights are read.
+
+    Raises:
+        UsageError: not a `.safetensors` file, or of a family that cannot be loaded from one file.
+        MissingWeightsError: the file is damaged.
+    """
     if path.suffix != ".safetensors":
         raise UsageError(
             f"{path.name} is a {path.suffix or 'plain'} file, expected .safetensors or a folder. "
@@ -157,25 +184,27 @@ def _from_file(path: Path, dtype: torch.dtype | None) -> Any:
         )
     from safetensors import safe_open
 
-    diffusers: Any = importlib.import_module("diffusers")
     single_file: Any = importlib.import_module("diffusers.loaders.single_file_utils")
-    remedy = (
-        "Configurations and text encoders that the file lacks are fetched from the hub; without a network "
-        "use a folder written by save_pretrained."
-    )
-    with _translated(f"{path} cannot be loaded as a pipeline", remedy):
+    with translated(f"{path} cannot be loaded as a pipeline", _REMEDY):
         with safe_open(str(path), framework="pt") as checkpoint:
             # Only names and shapes decide; "meta" keeps the weights on disk.
             shapes = {
                 name: torch.empty(checkpoint.get_slice(name).get_shape(), device="meta")
                 for name in checkpoint.keys()
             }
-        family = single_file.infer_diffusers_model_type(shapes)
+        family = str(single_file.infer_diffusers_model_type(shapes))
         if family not in _SINGLE_FILE:
             raise UsageError(
                 f"{path.name} looks like {family!r}, which cannot be loaded from one file here; expected "
                 f"one of {', '.join(_SINGLE_FILE)}. Use a folder written by save_pretrained."
             )
+    return family
+
+
+def _from_file(path: Path, dtype: torch.dtype | None) -> Any:
+    family = single_file_family(path)
+    diffusers: Any = importlib.import_module("diffusers")
+    with translated(f"{path} cannot be loaded as a pipeline", _REMEDY):
         return getattr(diffusers, _SINGLE_FILE[family]).from_single_file(str(path), **_options(dtype))
 
 
@@ -186,7 +215,7 @@ def _from_hub(name: str, dtype: torch.dtype | None) -> Any:
         "Check the name, log in if it is gated (`hf auth login`), or fetch it where there is a network with "
         f"`hf download {name}`."
     )
-    with _translated(what, remedy):
+    with translated(what, remedy):
         return diffusers.DiffusionPipeline.from_pretrained(name, **_options(dtype))
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 from torch import nn
 
 from ._family import Family, Taken
+from ._known import known_families, supported
 from .images import IMAGES
 from .language import LANGUAGE
 from .video import VIDEO
 from .vision import VISION
 
-__all__ = ["FAMILIES", "Family", "Taken", "family_of"]
+__all__ = ["FAMILIES", "Family", "Taken", "family_of", "known_families", "supported"]
 
 FAMILIES: dict[str, Family] = {**IMAGES, **VIDEO, **LANGUAGE, **VISION}
 """Entries by class name of the denoiser."""

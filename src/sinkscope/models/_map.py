@@ -1,0 +1,290 @@
+"""The attention map of a model, from its configuration alone.
+
+The denoisers are built without weights and run once on tensors without values: real modules and real shapes,
+no arithmetic. Each attention call is written down with its tokens by segment and answered by an empty tensor
+of the right shape. Modules that would be missed are found by the same audit as in a real run. What cannot be
+known this way is None, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import UnsupportedAttentionError
+from ._call import AttentionCall, Kind, RowInfo, Site
+from ._coverage import SOFTMAX, uncovered
+from ._denoiser import clean, looks_like_attention
+from ._eager import adapt, eager_attention
+from ._frames import Frames
+from ._issue import SDPA, call_arguments
+from ._layout import Layout
+from ._meta import Skeleton, skeleton
+from ._meta_inputs import UnknownInputError, candidates
+from ._meta_size import SizeInPixels, is_latent, size_of
+from ._multihead import run_multihead
+from ._preflight import preflight
+from ._quiet import quiet
+from ._sites import list_sites, prefix
+from ._tracker import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappedCall:
+    """One attention call of one forward pass, for one sample."""
+
+    site: Site
+    rows: int
+    """Rows per sample: frames, windows or places folded into the batch."""
+    queries: int
+    keys: int
+    key_segments: Mapping[str, int]
+    """Tokens by segment, as far as names are known."""
+    flops: int
+    """Of the call itself: 4 x rows x heads x queries x keys x head size."""
+
+    @property
+    def measuring(self) -> int:
+        """FLOPs of measuring its mass, for all queries: the logits once more."""
+        return self.flops // 2
+
+    @property
+    def mass_bytes(self) -> int:
+        """Memory of its mass per step and branch, as float32."""
+        return 4 * self.rows * self.site.heads * self.keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartMap:
+    """Attention of one denoiser."""
+
+    part: str
+    """Component name, "" for a bare module."""
+    kind: str
+    """Class name."""
+    sites: tuple[Site, ...]
+    calls: tuple[MappedCall, ...] | None
+    """None where the model could not be run without weights; `why` says why."""
+    flops: int | None
+    """Of one forward pass of one sample: matrix products, convolutions and attention."""
+    refused: str | None
+    """What an unrestricted session would raise."""
+    why: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionMap:
+    """What `sinkscope sites MODEL` prints."""
+
+    name: str
+    parts: tuple[PartMap, ...]
+    size: SizeInPixels
+    pipeline: str | None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Parts that are no denoisers: component name and class."""
+    reads: bool = False
+    """Whether it is a model of transformers, which looks at texts or pixels themselves."""
+
+
+def attention_map(
+    model: Any,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    frames: int | None = None,
+    text: int | None = None,
+) -> AttentionMap:
+    """Attention sites of a model, their tokens at a given size and what observing them costs.
+
+    Args:
+        model: As in `load`. Of a name, folder, file or hub id only configurations are read.
+        height: Pixels; None for the pipeline's own size.
+        width: Pixels; None for the pipeline's own size.
+        frames: Frames of a video; None for the pipeline's own number.
+        text: Text tokens; None for as many as the pipeline pads or cuts to.
+
+    Raises:
+        UsageError: the name means nothing, or the folder or file is of the wrong kind.
+        MissingWeightsError: a configuration is missing, damaged or cannot be fetched.
+
+    Example:
+        >>> from sinkscope.models import attention_map
+        >>> attention_map("shapes").parts[0].calls[0].key_segments  # doctest: +SKIP
+        {'image': 64, 'text': 48}
+    """
+    bones = skeleton(model)
+    size = size_of(bones, height=height, width=width, frames=frames, text=text)
+    every = list_sites(bones.model)
+    parts = []
+    for part, root in bones.roots.items():
+        start = prefix(part, bones.roots)
+        own = tuple(site for site in every if site.name.startswith(start))
+        parts.append(_map_part(bones, part, root, own, size))
+    return AttentionMap(
+        name=bones.name,
+        parts=tuple(parts),
+        size=size,
+        pipeline=bones.pipeline.__name__ if bones.pipeline else None,
+        left_out=bones.others,
+        reads=not is_latent(next(iter(bones.roots.values()))),
+    )
+
+
+def _map_part(
+    bones: Skeleton, part: str, root: nn.Module, sites: tuple[Site, ...], size: SizeInPixels
+) -> PartMap:
+    told = partial(PartMap, part=part, kind=type(root).__name__, sites=sites)
+    try:
+        preflight({part: root})
+    except UnsupportedAttentionError as error:
+        return told(calls=None, flops=None, refused=str(error), why=str(error))
+    walk, why = None, None
+    try:
+        for inputs in candidates(root, size.latent):
+            try:
+                walk = _walk(bones, part, root, {site.name: site for site in sites}, inputs)
+                break
+            except Exception as error:  # wrong axes, or values are asked for: any library code may complain
+                why = why or f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    except UnknownInputError as error:
+        why = str(error)
+    if walk is None:
+        return told(calls=None, flops=None, refused=None, why=why)
+    refused = None
+    try:
+        uncovered(walk.frames.missed, {site.name for site in sites})
+    except UnsupportedAttentionError as error:
+        refused = str(error)
+    return told(calls=tuple(walk.calls), flops=walk.flops, refused=refused)
+
+
+class _Walk(TorchFunctionMode):
+    """Writes attention calls down and answers them by shape; moves small tensors with values to the others.
+
+    Ids and masks keep their values as long as a model works on them alone, because lengths may depend on
+    them; where they meet tensors without values they lose theirs.
+    """
+
+    def __init__(self, frames: Frames, note: Any) -> None:
+        super().__init__()
+        self.frames, self.note = frames, note
+        self.calls: list[MappedCall] = []
+        self.flops = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            return run_multihead(lambda: self, args, kwargs)
+        if (func in SDPA or func is eager_attention) and self.frames.stack:
+            given = call_arguments(args, kwargs)
+            frame, index = self.frames.attribute()
+            self.calls.append(self.note(frame, index, given))
+            return given["q"].new_empty(*given["q"].shape[:-1], given["v"].shape[-1])
+        if func in SOFTMAX and self.frames.stack:
+            self.frames.stack[-1].softmax = True
+        if func is torch.Tensor.to and args[0].is_meta:  # there is nothing to bring back from there
+            args, kwargs = tree_map_only((str, torch.device), _nowhere, (args, kwargs))
+        return _one_device(func, args, kwargs)
+
+
+def _nowhere(place: str | torch.device) -> torch.device:
+    return torch.device("meta")
+
+
+def _one_device(func: Any, args: Any, kwargs: Any) -> Any:
+    devices: set[str] = set()
+
+    def look(tensor: Tensor) -> Tensor:
+        if tensor.dim() or tensor.is_meta:
+            devices.add(tensor.device.type)
+        return tensor
+
+    tree_map_only(Tensor, look, (args, kwargs))
+    if len(devices) > 1:
+        args, kwargs = tree_map_only(
+            Tensor, lambda tensor: tensor.to("meta") if tensor.dim() else tensor, (args, kwargs)
+        )
+    return func(*args, **kwargs)
+
+
+def _walk(
+    bones: Skeleton, part: str, root: nn.Module, sites: Mapping[str, Site], inputs: dict[str, Any]
+) -> _Walk:
+    frames, start = Frames(), prefix(part, bones.roots)
+    layout = Layout(bones.model, {part: root})
+    evaluation = Evaluation(
+        part=part, inputs=inputs, step=0, step_count=None, timestep=None, sigma=None, generation=0,
+        evaluation=0, rows=(RowInfo(0, "none", 0),), prompts=None,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        for name, module in root.named_modules():
+            full = start + clean(name) if name else start.removesuffix(".")
+            enter = partial(_enter, frames, full, looks_like_attention(module))
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(partial(_leave, frames, full)).remove)
+        stack.callback(adapt([root]))
+        note = partial(_note, sites, layout, evaluation)
+        stack.enter_context(quiet())
+        stack.enter_context(torch.no_grad())
+        counter = stack.enter_context(FlopCounterMode(display=False))
+        walk: _Walk = stack.enter_context(_Walk(frames, note))
+        root(**inputs)
+    walk.flops = counter.get_total_flops() + sum(call.flops for call in walk.calls)
+    return walk
+
+
+def _enter(frames: Frames, name: str, attention: bool, module: nn.Module, args: Any) -> None:
+    frames.push(name, attention, module)
+
+
+def _leave(frames: Frames, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    frames.pop(name)
+
+
+def _note(
+    sites: Mapping[str, Site], layout: Layout, evaluation: Evaluation, frame: Any, index: int, given: Any
+) -> MappedCall:
+    q, k = given["q"], given["k"]
+    if q.dim() == 3:
+        q, k = q.unsqueeze(1), k.unsqueeze(1)
+    rows, heads, queries, wide = q.shape
+    known = sites.get(frame.name)
+    kind: Kind = known.kind if known else "self"
+    segments = known.segments if known else ()
+    site = Site(
+        frame.name, known.layer if known else None, kind, heads, segments, visit=frame.visit, index=index
+    )
+    return MappedCall(
+        site=site,
+        rows=rows,
+        queries=queries,
+        keys=k.shape[2],
+        key_segments=_segments(layout, evaluation, site, given),
+        flops=4 * rows * heads * queries * k.shape[2] * wide,
+    )
+
+
+def _segments(layout: Layout, evaluation: Evaluation, site: Site, given: Any) -> Mapping[str, int]:
+    keys = given["k"].shape[-2]
+    if not is_latent(layout.roots[evaluation.part]):
+        return {site.segments[0]: keys} if len(site.segments) == 1 and not site.index else {}
+    call = AttentionCall(site, given["q"], given["k"], given["v"])
+    call = call.replace(rows=evaluation.rows_for(call))
+    try:
+        row = layout._rows(call, evaluation)[0][0]
+    except (RuntimeError, NotImplementedError):  # lengths that depend on values which are not there
+        return {}
+    lengths: dict[str, int] = {}
+    for span in row:
+        lengths[span.name] = lengths.get(span.name, 0) + span.stop - span.start
+    return lengths

@@ -1,0 +1,109 @@
+"""What a run of a specimen shows: the rows of the table of supported models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from itertools import groupby
+from typing import Any
+
+import pytest
+
+from sinkscope.models import AttentionCall, AttentionMap, attention_map
+from sinkscope.models._denoiser import denoisers
+
+from .records import built, record, short
+from .specimen import Specimen
+
+
+def seen(specimen: Specimen) -> dict[str, Any]:
+    """One row, from one run; the specimen itself only says how it is called and what it must refuse."""
+    calls = record(specimen, **short(specimen))
+    roots = denoisers(built(specimen))
+    return {
+        "name": specimen.name,
+        "title": specimen.title,
+        "group": specimen.group,
+        "class": " + ".join(dict.fromkeys(type(root).__name__ for root in roots.values())),
+        "tested": type(built(specimen)).__name__ if specimen.whole else "module alone",
+        "kinds": list(dict.fromkeys(call.site.kind for call in calls)),
+        "keys": _orders(calls),
+        "guidance": _guidance(specimen, calls),
+        "text": any(token.text is not None for call in calls for row in call.tokens() for token in row),
+        "sites": specimen.sites,
+        "refused": specimen.refused,
+        "from_config": told_by_config(specimen),
+    }
+
+
+class _Stop(Exception):
+    """Ends a run at the door of the pipeline."""
+
+
+def _arguments(specimen: Specimen) -> dict[str, Any]:
+    """What the specimen's run calls its pipeline with; nothing is run."""
+    given: dict[str, Any] = {}
+
+    def stop(self: Any, *args: Any, **kwargs: Any) -> None:
+        given.update(kwargs)
+        raise _Stop
+
+    pipe = built(specimen)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(_Stop):
+        patch.setattr(type(pipe), "__call__", stop)
+        specimen.run(pipe, **short(specimen))
+    return given
+
+
+def maps(specimen: Specimen) -> Iterator[AttentionMap]:
+    """Maps from the configuration, at the size of the run and the lengths its text may have had."""
+    calls = record(specimen, **short(specimen))
+    given = _arguments(specimen) if specimen.whole else {}
+    size = {name: given[name] for name in ("height", "width") if given.get(name)}
+    frames = given.get("num_frames") or given.get("video_length")
+    lengths = [int(call.key_segments["text"].sum(-1).max()) for call in calls if "text" in call.key_segments]
+    lengths += [call.k.shape[2] for call in calls if call.site.kind in ("cross", "causal", "self")]
+    lengths += [given.get("max_sequence_length")]
+    for text in dict.fromkeys(lengths):
+        yield attention_map(built(specimen), **size, frames=frames, text=text)
+
+
+def told_by_config(specimen: Specimen) -> bool:
+    """Whether heads, queries and keys of every call of a denoiser's first pass are those of the real run."""
+    calls = record(specimen, **short(specimen))
+    real = [(c.site.key, c.site.heads, c.q.shape[2], c.k.shape[2]) for c in calls if not c.evaluation]
+    for found in maps(specimen):
+        # One denoiser of several runs first: which one depends on the noise.
+        for part in found.parts:
+            told = [(c.site.key, c.site.heads, c.queries, c.keys) for c in part.calls or ()]
+            if specimen.sites is not None:
+                told = [call for call in told if fnmatchcase(call[0].partition("#")[0], specimen.sites)]
+            if told == real:
+                return True
+    return False
+
+
+def _orders(calls: list[AttentionCall]) -> list[str]:
+    """Orders of the key segments that occur, most frequent kind of call first."""
+    found: dict[str, int] = {}
+    for call in calls:
+        row = [name for name, _ in groupby(token.segment for token in call.tokens()[-1])]
+        # Segments may take turns (places of a video, texts around images): once each is enough to name them.
+        order = ", ".join(dict.fromkeys(row))
+        found[order] = found.get(order, 0) + 1
+    return sorted(found, key=lambda order: (-found[order], order))
+
+
+def _guidance(specimen: Specimen, calls: list[AttentionCall]) -> str:
+    """How the sides of guidance reach the denoiser, with their order."""
+    sides = [
+        list(dict.fromkeys(info.branch for call in some for info in call.rows))
+        for _, some in groupby(calls, lambda call: call.evaluation)
+    ]
+    if ["none"] in sides or not specimen.whole:
+        assert all(side == ["none"] for side in sides)
+        assert specimen.guidance in ("distilled", "none")
+        return specimen.guidance
+    if any(len(side) > 1 for side in sides):
+        return f"one batch: {', '.join(sides[0])}"
+    return f"separate calls: {', '.join(dict.fromkeys(side[0] for side in sides))}"
