@@ -27,26 +27,27 @@ def short_table() -> str:
 
 
 def long_table() -> str:
-    """One table per group, for docs/families.md."""
-    rows, parts = known_families(), []
+    """One list per group, for docs/families.md."""
+    rows, lines = known_families(), []
     for group in dict.fromkeys(row["group"] for row in rows):
-        parts += [
-            f"### {group}",
-            "",
-            "| model | class | kinds | order of the keys | guidance |",
-            "| - | - | - | - | - |",
-        ]
+        lines += [f"### {group}", ""]
         for row in (row for row in rows if row["group"] == group):
-            cells = (
-                row["model"],
-                row["class"],
-                row["kinds"],
-                _widest(row["keys"]),
-                _brief(row["guidance"]),
-            )
-            parts.append(f"| {' | '.join(cells)} |")
-        parts.append("")
-    return "\n".join([*parts, *_remarks(rows)]).rstrip()
+            lines += _wrapped(_entry(row))
+        lines.append("")
+    return "\n".join([*lines, *_remarks(rows)]).rstrip()
+
+
+def _entry(row: dict[str, str]) -> str:
+    guidance = "" if row["guidance"] == "none" else f" Guidance: {row['guidance']}."
+    refused = f" Only in part: the rest {row['not_seen']}." if row["not_seen"] else ""
+    return (
+        f"- **{row['model']}** (`{row['class']}`): {row['kinds']}. Keys: {_widest(row['keys'])}."
+        f"{guidance}{refused}"
+    )
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
 
 
 def _widest(orders: str) -> str:
@@ -55,14 +56,9 @@ def _widest(orders: str) -> str:
     return "; ".join(order for order, own in sets.items() if not any(own < other for other in sets.values()))
 
 
-def _brief(guidance: str) -> str:
-    return guidance.replace("one batch: ", "1: ").replace("separate calls: ", "2: ")
-
-
 def _remarks(rows: list[dict[str, str]]) -> list[str]:
     versions = " and ".join(f"{name} {version}" for name, version in supported()["seen_with"].items())
     lists = {
-        "Only in part: ": [f"{row['model']} ({row['not_seen']})" for row in rows if row["not_seen"]],
         "Text tokens without strings: ": [
             row["model"] for row in rows if row["text"] == "no" and "text" in row["keys"]
         ],
@@ -76,8 +72,7 @@ def _remarks(rows: list[dict[str, str]]) -> list[str]:
     found = [f"Seen with {versions}.", ""]
     for head, items in lists.items():
         if items:
-            text = f"- {head}{', '.join(dict.fromkeys(items))}."
-            found += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            found += _wrapped(f"- {head}{', '.join(dict.fromkeys(items))}.")
     return found
 
 
