@@ -62,7 +62,9 @@ def test_each_learned_token_is_where_its_parameter_acts(
 ) -> None:
     """The probe calls them all registers; changing one parameter tells them apart."""
     model, other = build(), build()
-    getattr(other.embeddings, parameter).data.add_(torch.linspace(0, 1, 16))
+    # Releases of transformers keep it in modules of different names.
+    learned = next(part for name, part in other.named_parameters() if name.endswith(f".{parameter}"))
+    learned.data.add_(torch.linspace(0, 1, 16))
     one, changed = (first_call(part, lambda part=part: part(pictures())) for part in (model, other))
     moved = (one.k - changed.k).abs().amax((0, 1, 3)) > 1e-6
     assert torch.equal(moved, one.key_segments[segment])
@@ -122,13 +124,13 @@ def test_removing_registers_and_its_controls() -> None:
 def test_a_pooling_head_is_a_site_of_its_own() -> None:
     model = siglip_vision()
     head = sites(model)[-1]
-    assert (head.name, head.layer, head.kind, head.heads) == ("head.attention", None, "cross", 2)
+    assert (head.layer, head.kind, head.heads) == (None, "cross", 2) and head.name.endswith("head.attention")
     assert [site.layer for site in sites(model)] == [0, 1, None]
-    with observe(model, sites="head.*") as seen:
+    with observe(model, sites="*head.*") as seen:
         pooled = look(model)
-    mass = seen.mass(site="head.attention")
+    mass = seen.mass(site=head.name)
     assert mass.shape == (1, 2, 2, GRID**2)
-    with intervene(model, Edit(TopMass(keys_per_head=4), Mask(), sites="head.*")) as receipt:
+    with intervene(model, Edit(TopMass(keys_per_head=4), Mask(), sites="*head.*")) as receipt:
         edited = look(model)
     assert torch.allclose(pooled[:, :-1], edited[:, :-1], atol=1e-6), "only the pooled vector is touched"
     assert not torch.allclose(pooled[:, -1], edited[:, -1], atol=1e-4)

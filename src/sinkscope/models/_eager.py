@@ -283,7 +283,9 @@ def _eager_only(root: nn.Module) -> list[Any]:
     found = []
     for part in root.modules():
         config = getattr(part, "config", None)
-        if getattr(type(part), "_supports_sdpa", True) or config is None:
+        # Older releases let SDPA run such models without the cap, so people load them eagerly.
+        capped = getattr(config, "attn_logit_softcapping", None) is not None
+        if config is None or (getattr(type(part), "_supports_sdpa", True) and not capped):
             continue
         if getattr(config, "_attn_implementation_internal", None) in ("eager", NAME):
             found.append(config)
