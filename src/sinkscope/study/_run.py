@@ -7,39 +7,21 @@ leaves the rest alone. A finished run that is run again loads no model.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
 from sinkscope.errors import StoreError, unknown
-from sinkscope.study import _files, _record
+from sinkscope.study import _record
 from sinkscope.study._analyse import analyse
+from sinkscope.study._by_unit import ArraysByUnit, Images, Outputs
 from sinkscope.study._plan import Plan, make_plan, resolve_prompts
 from sinkscope.study._sinks import SinkTables
 from sinkscope.study._store import RECORD, Store
 from sinkscope.study._study import ANALYSIS_FIELDS, Study
-
-
-class Images(Mapping[str, Image.Image]):
-    """The images of one arm by unit id, in plan order, read when asked for."""
-
-    def __init__(self, store: Store, arm: str, units: Sequence[str]) -> None:
-        self._store, self._arm, self._units = store, arm, tuple(units)
-
-    def __getitem__(self, unit: str) -> Image.Image:
-        if unit not in self._units:
-            raise KeyError(unit)
-        return _files.read_image(self._store.image_path(self._arm, unit))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._units)
-
-    def __len__(self) -> int:
-        return len(self._units)
 
 
 class Run(SinkTables):
@@ -143,11 +125,22 @@ class Run(SinkTables):
         """The images of an arm by unit id.
 
         Raises:
-            UsageError: There is no such arm.
+            UsageError: There is no such arm, or the model reads and gives arrays.
         """
+        return self._outputs(Images, arm)
+
+    def arrays(self, arm: str) -> ArraysByUnit:
+        """The arrays of an arm by unit id, where the model reads instead of painting: name -> NumPy array.
+
+        Raises:
+            UsageError: There is no such arm, or the model paints.
+        """
+        return self._outputs(ArraysByUnit, arm)
+
+    def _outputs(self, kind: type[Outputs], arm: str) -> Any:
         if arm not in self.plan.arms:
             raise unknown("arm", arm, self.plan.arms)
-        return Images(self._store, arm, [unit.id for unit in self.plan.units])
+        return kind(self._store, arm, [unit.id for unit in self.plan.units])
 
     def progress(self) -> tuple[int, int]:
         """How many images are finished, and how many the plan has."""
