@@ -1,6 +1,6 @@
 """How long the statistics and the page of a large run take: 553 prompts, 12 arms, 4 metrics, 10,000 draws.
 
-    python benchmarks/statistics.py [--prompts 553] [--draws 10000] [--keep FOLDER]
+    python benchmarks/analysis.py [--prompts 553] [--draws 10000] [--keep FOLDER]
 
 Writes a run folder with invented scores and small images (no model), then times `Run.analyse` and
 `Run.report`, and says how large the page is and, where Chromium is here, how long it takes to load. The bar:
