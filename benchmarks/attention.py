@@ -1,9 +1,8 @@
 """What one attention call costs: `python benchmarks/attention.py`, with `--heads 24` at the size of SD3.
 
-Ratios of medians to one `F.scaled_dot_product_attention` call in the same process. All ways are timed in
-turn, round after round, so that a busy machine slows all of them alike; `--clock cpu` counts processor
-seconds of all threads instead of seconds on the wall. Peak memory is that of a process of its own per way,
-outputs included, beyond what q, k, v take.
+Ratios of medians to one `F.scaled_dot_product_attention` call in the same process, on the wall clock and in
+processor seconds of all threads. All ways are timed in turn, round after round, so that a busy machine slows
+all of them alike. Peak memory is that of a process of its own per way, outputs included, beyond q, k, v.
 
 The views are those a model hands over: [row, token, head, dim] storage, transposed.
 """
@@ -15,16 +14,16 @@ import os
 os.environ["OMP_WAIT_POLICY"] = "passive"  # spinning threads make block loops several times slower
 
 import argparse
-import platform
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from _table import interleaved, machine, peak_of
 from torch import Tensor, nn
 
 import sinkscope as sk
@@ -36,6 +35,14 @@ BARS = {"measure": 0.85, "measure + output": 1.3, "measure + removal": 1.9}
 SPEEDUP, MEMORY = 2.3, 40
 
 Way = Callable[[Tensor, Tensor, Tensor], object]
+
+
+class Times(NamedTuple):
+    """A median, and its ratios to the kernel's."""
+
+    seconds: float
+    wall: float
+    cpu: float
 
 
 def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
@@ -93,34 +100,28 @@ def draw(heads: int, tokens: int, dim: int, dtype: torch.dtype) -> tuple[Tensor,
     return q, k, v
 
 
-def ratios(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, tuple[float, float]]:
-    """Way to (seconds, ratio to SDPA)."""
+def times(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Times]:
     tensors = draw(args.heads, args.tokens, args.dim, dtype)
     ways = {n: w for n, w in WAYS.items() if args.explicit or not n.startswith("explicit")}
     with torch.no_grad():
-        found = rounds(args, ways, tensors)
+        found = ratios(ways, tensors, args.repeats)
         for name, receipt in (("intervene(), no receipt", False), ("intervene(), receipt", True)):
             model = Attention()
             edit = sk.Edit(sk.TopMass(keys_per_head=KEYS_PER_HEAD), sk.Mask())
             with sk.intervene(model, edit, receipt=receipt):
                 model(*tensors)  # what is asked once per block
-                found |= rounds(args, {"sdpa ": WAYS["sdpa"], name: model}, tensors)
+                found |= ratios({"sdpa beside it": WAYS["sdpa"], name: model}, tensors, args.repeats)
     return found
 
 
-def rounds(
-    args: argparse.Namespace, ways: dict[str, Way], tensors: tuple[Tensor, Tensor, Tensor]
-) -> dict[str, tuple[float, float]]:
-    clock = time.process_time if args.clock == "cpu" else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(args.repeats + 1):
-        for name, way in ways.items():
-            began = clock()
-            way(*tensors)
-            if turn:  # the first round warms up
-                times[name].append(clock() - began)
-    base = statistics.median(next(iter(times.values())))
-    return {name: (statistics.median(t), statistics.median(t) / base) for name, t in times.items()}
+def ratios(ways: Mapping[str, Way], tensors: tuple[Tensor, Tensor, Tensor], repeats: int) -> dict[str, Times]:
+    """Medians, as ratios to the first way."""
+    clocks = interleaved({name: partial(way, *tensors) for name, way in ways.items()}, repeats)
+    cpu, wall = next(iter(clocks.values())).median()
+    return {
+        name: Times(clock.median()[1], clock.median()[1] / wall, clock.median()[0] / cpu)
+        for name, clock in clocks.items()
+    }
 
 
 def memory(name: str, args: argparse.Namespace) -> float | None:
@@ -134,20 +135,11 @@ def memory(name: str, args: argparse.Namespace) -> float | None:
 
 def peak(name: str, dtype: str, heads: str, tokens: str, dim: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
+    kept = []
     with torch.no_grad():
         WAYS[name](*draw(2, 32, int(dim), DTYPES[dtype]))  # libraries load
         tensors = draw(int(heads), int(tokens), int(dim), DTYPES[dtype])
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = status("VmRSS")
-        kept = WAYS[name](*tensors)
-        print((status("VmHWM") - before) / 1024)
-        del kept
-
-
-def status(name: str) -> int:
-    """KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+        print(peak_of(lambda: kept.append(WAYS[name](*tensors))))
 
 
 def available() -> int:
@@ -157,22 +149,21 @@ def available() -> int:
 
 
 def table(args: argparse.Namespace) -> list[str]:
-    found = {name: ratios(args, DTYPES[name]) for name in args.dtypes}
-    names = [name for name in next(iter(found.values())) if name.strip() != "sdpa"]
-    titles = [title for kind in args.dtypes for title in (f"{kind}, to SDPA", "explicit to it")]
-    rows = [f"| way | {' | '.join(titles)} | peak MiB, {args.peak_heads} heads |"]
-    rows.append("| --- |" + " --- |" * (len(titles) + 1))
+    found = {name: times(args, DTYPES[name]) for name in args.dtypes}
+    names = [name for name in next(iter(found.values())) if not name.startswith("sdpa")]
+    titles = [f"{kind}: {what}" for kind in args.dtypes for what in ("wall", "processor", "explicit / it")]
+    rows = [f"| way | bar | {' | '.join(titles)} | peak MiB, {args.peak_heads} heads |"]
+    rows.append("| --- | --- |" + " --- |" * (len(titles) + 1))
     for name in ("sdpa", *names):
         cells = []
         for kind in args.dtypes:
-            seconds, ratio = found[kind][name]
-            explicit = found[kind].get(f"explicit {name}")
-            cells.append(
-                f"{ratio:.2f}" if name != "sdpa" else f"1 ({seconds * 1000 / args.heads:.0f} ms per head)"
-            )
-            cells.append(f"{explicit[0] / seconds:.1f}" if explicit else "")
+            mine, explicit = found[kind][name], found[kind].get(f"explicit {name}")
+            each = f" ({mine.seconds * 1000 / args.heads:.0f} ms per head)" if name == "sdpa" else ""
+            cells += [f"{mine.wall:.2f}{each}", f"{mine.cpu:.2f}"]
+            cells.append(f"{explicit.wall / mine.wall:.1f}" if explicit else "")
         used = memory(name, args) if args.memory and name in WAYS else None
-        rows.append(f"| {name} | {' | '.join(cells)} | {'' if used is None else f'{used:.0f}'} |")
+        bar = f"<= {BARS[name]}" if name in BARS else ""
+        rows.append(f"| {name} | {bar} | {' | '.join(cells)} | {'' if used is None else f'{used:.0f}'} |")
     return rows
 
 
@@ -183,7 +174,6 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--no-explicit", dest="explicit", action="store_false")
     parser.add_argument("--no-memory", dest="memory", action="store_false")
@@ -194,14 +184,13 @@ def main() -> None:
         peak(*args.peak)
         return
     torch.set_num_threads(args.threads)
+    rows = table(args)  # first, so that the load said below is that of the measurement
     print(
-        f"{args.heads} heads, {args.tokens} tokens, head size {args.dim}, {args.threads} threads, "
-        f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), {platform.machine()}, "
-        f"load {os.getloadavg()[0]:.1f}, {args.clock} clock, medians of {args.repeats} rounds\n"
+        f"{args.heads} heads, {args.tokens} tokens, head size {args.dim}; {machine(args.threads)}; "
+        f"medians of {args.repeats} rounds, as ratios to `F.scaled_dot_product_attention`.\n"
     )
-    print("\n".join(table(args)))
-    bars = ", ".join(f"{name} <= {bar}" for name, bar in BARS.items())
-    print(f"\nbars: {bars}; explicit to it >= {SPEEDUP}; peak <= {MEMORY} MiB; load {os.getloadavg()[0]:.1f}")
+    print("\n".join(rows))
+    print(f"\nFurther bars: explicit / it >= {SPEEDUP}, peak <= {MEMORY} MiB.")
 
 
 if __name__ == "__main__":
