@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from tests.zoo.records import built
 
 import sinkscope as sk
 from sinkscope.attention import default_group
+from sinkscope.errors import UsageError
 from sinkscope.identity import persistence
 from sinkscope.models._grid import visual_places
 
@@ -173,3 +175,13 @@ def test_sinks_of_a_video_are_removed_and_matched(name: str) -> None:
             assert other.edited_keys()["segment"].tolist() == taken["segment"].tolist()
     with sk.intervene(pipe, edit.control("null")):
         assert torch.equal(specimen.run(pipe), plain)
+
+
+@pytest.mark.parametrize(("name", "argument"), [("wan22", "num_frames"), ("stable_audio", "audio_end_in_s")])
+def test_a_study_refuses_videos_before_it_makes_one(name: str, argument: str, tmp_path: Path) -> None:
+    edit = sk.Edit(sk.TopMass(keys_per_head=1), sk.Mask(), kind="self")
+    study = sk.Study(model="tiny", prompts="shapes", arms={"sink": edit}, metrics=["rmse"], n_prompts=2)
+    with pytest.raises(
+        UsageError, match=rf"it takes '{argument}'\) makes videos or audio.*sinkscope.observe"
+    ):
+        sk.run(study, out=tmp_path / "run", pipe=built(SPECIMENS[name]), progress=False)

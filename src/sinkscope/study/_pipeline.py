@@ -22,6 +22,8 @@ ARGUMENTS = {
     "height": "height",
     "width": "width",
 }
+_MOVING = ("num_frames", "video_length", "audio_end_in_s")
+"""Arguments that only pipelines of videos and audio take."""
 
 
 def check_call(pipe: Any, study: Study) -> None:
@@ -31,6 +33,12 @@ def check_call(pipe: Any, study: Study) -> None:
         UsageError: Naming the setting the pipeline has no argument for, or the metric.
     """
     accepted = _accepted(pipe)
+    if moving := [name for name in _MOVING if name in accepted]:
+        raise UsageError(
+            f"{type(pipe).__name__} (it takes {moving[0]!r}) makes videos or audio, but a study keeps and "
+            "scores one image or one set of arrays per unit; expected a text-to-image pipeline or a model "
+            "that reads. Use sinkscope.observe and sinkscope.intervene around your own calls of it."
+        )
     for name in ("prompt", "generator", "output_type"):
         if name not in accepted:
             raise UsageError(
