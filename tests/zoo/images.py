@@ -9,6 +9,7 @@ from typing import Any
 from tests import tiny
 from torch import Tensor
 
+from . import image_bare as bare
 from . import image_crossed as crossed
 from . import image_pipelines as pipelines
 from .schedulers import DIFFUSION, FLOW
@@ -34,6 +35,11 @@ def _pipe(
 ) -> Specimen:
     facts = {"words": "acat", "run": partial(_run, defaults=given), **facts}
     return Specimen(name=name, title=title, group="image", build=build, **facts)
+
+
+def _bare(name: str, title: str, build: Callable[[], Any], run: Any, **facts: Any) -> Specimen:
+    facts = {"two": None, "other": None, "off": None, "whole": False, **facts}
+    return Specimen(name=name, title=title, group="image", build=build, run=run, **facts)
 
 
 _CLIP = (("bos", 1), ("content", 4), ("eos", 1), ("pad", tiny.TEXT - 6))
@@ -210,5 +216,21 @@ IMAGES: tuple[Specimen, ...] = (
         other={"image_embeds": crossed.embedding(4)},
         names={"register": "image_embed"},
         schedulers=("euler", "ddim"),
+    ),
+    _bare("cogview3", "CogView3-Plus", bare.cogview3, bare.run_cogview3),
+    _bare("ovis", "Ovis-Image", bare.ovis, bare.run_flux_like),
+    _bare("longcat", "LongCat-Image", bare.longcat, bare.run_flux_like),
+    _bare("bria", "Bria 3", bare.bria, bare.run_flux_like),
+    _bare("hunyuan-image", "HunyuanImage 2.1", bare.hunyuan_image, bare.run_hunyuan_image),
+    _bare("ernie", "ERNIE-Image", bare.ernie, bare.run_ernie),
+    _bare("prx", "PRX", bare.prx, bare.run_prx),
+    _bare("lumina-next", "Lumina-Next", bare.lumina_next, bare.run_lumina_next, mixed=True),
+    _bare(
+        "cascade",
+        "Stable Cascade (prior)",
+        bare.cascade,
+        bare.run_cascade,
+        segments=("image", "text", "pooled", "image_embed"),
+        names={"clip_text_pooled": "pooled", "clip_img": "image_embed"},
     ),
 )

@@ -36,8 +36,8 @@ def first_and_last(pipe: Any, captured: Captured, prompt: int, length: int) -> S
 
 
 def with_references(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
-    """Where the image to be painted is followed by images to look at (Kontext, FLUX.2 and Qwen editing), these
-    are a segment of their own. They are told by their position ids (time 0 is the painted image) or shapes."""
+    """Where the image to be painted is followed by images to look at (Kontext, FLUX.2, Qwen editing),
+    these are a segment of their own. Position ids (the painted image has time 0) or shapes tell them."""
     inputs = evaluation.inputs
     ids, shapes = inputs.get("img_ids"), inputs.get("img_shapes")
     if isinstance(ids, Tensor):
@@ -54,6 +54,64 @@ def with_references(call: AttentionCall, evaluation: Evaluation) -> Spans | None
         return None
     tokens = chain(("text", text), ("image", own), ("reference", every - own))
     return Spans(tokens, tokens)
+
+
+def prx(call: AttentionCall, evaluation: Evaluation) -> Spans:
+    """Keys are the text, then the image; only the image asks."""
+    own = call.q.shape[2]
+    return Spans(chain(("text", call.k.shape[2] - own), ("image", own)), chain(("image", own)))
+
+
+def hunyuan_image(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
+    """The text is refined before the blocks. Where two encoders read it, each row has the tokens of both that
+    are no padding, then the padding of both."""
+    inputs, count = evaluation.inputs, call.k.shape[2]
+    if call.site.layer is None:
+        return Spans(chain(("text", count)), chain(("text", count)))
+    second = inputs.get("encoder_hidden_states_2")
+    if second is None:
+        return None
+    first = inputs["encoder_hidden_states"].shape[1]
+    lengths = (first, second.shape[1])
+    kept = [
+        inputs[name].bool().sum(1).tolist() for name in ("encoder_attention_mask", "encoder_attention_mask_2")
+    ]
+    rows = []
+    for one, two in zip(*kept, strict=True):
+        row = [Span("image", 0, count - sum(lengths))]
+        for place, size in ((0, one), (first, two), (one, first - one), (first + two, lengths[1] - two)):
+            row.append(Span("text", row[-1].stop, row[-1].stop + size, place))
+        rows.append([span for span in row if span.stop > span.start])
+    return Spans(rows, rows)
+
+
+def ernie(call: AttentionCall, evaluation: Evaluation) -> Spans:
+    """Image, then text."""
+    text = evaluation.inputs["text_bth"].shape[1]
+    tokens = chain(("image", call.k.shape[2] - text), ("text", text))
+    return Spans(tokens, tokens)
+
+
+def cascade(call: AttentionCall, evaluation: Evaluation) -> Spans:
+    """The image asks itself, CLIP's text, vectors made of its pooled text, and others made of an image."""
+    own, inputs = call.q.shape[2], evaluation.inputs
+    text, picture = inputs.get("clip_text"), inputs.get("clip_img")
+    rest = call.k.shape[2] - own
+    if text is None or picture is None:
+        return Spans(chain(("image", own), ("pooled", rest)), chain(("image", own)))
+    vectors = rest - text.shape[1]
+    # As many vectors for each pooled text as for each image.
+    texts = _count(inputs["clip_text_pooled"])
+    pooled = vectors * texts // (texts + _count(picture))
+    keys = chain(
+        ("image", own), ("text", text.shape[1]), ("pooled", pooled), ("image_embed", vectors - pooled)
+    )
+    return Spans(keys, chain(("image", own)))
+
+
+def _count(embeddings: Tensor) -> int:
+    """Embeddings per row."""
+    return embeddings.shape[1] if embeddings.dim() == 3 else 1
 
 
 def z_image(call: AttentionCall, evaluation: Evaluation) -> Spans:

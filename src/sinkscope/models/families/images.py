@@ -9,6 +9,8 @@ _ENCODER = (("text", ("text_encoder",)),)
 _CLIP = (("clip", ("text_encoder", "text_encoder_2")),)
 _FLUX = ("transformer_blocks", "single_transformer_blocks")
 
+_FLUX_LIKE = Family(stacks=_FLUX, kinds=(("*.attn", "joint"),), joint=("text", "image"))
+
 IMAGES: dict[str, Family] = {
     "SD3Transformer2DModel": Family(
         stacks=("transformer_blocks",),
@@ -100,6 +102,37 @@ IMAGES: dict[str, Family] = {
     ),
     "DiTTransformer2DModel": Family(
         stacks=("transformer_blocks",), kinds=(("*.attn1", "self"),), rows=("cond", "uncond")
+    ),
+    "CogView3PlusTransformer2DModel": Family(
+        stacks=("transformer_blocks",),
+        kinds=(("*.attn1", "joint"),),
+        joint=("text", "image"),
+        text=_ENCODER,
+    ),
+    "OvisImageTransformer2DModel": _FLUX_LIKE,
+    "LongCatImageTransformer2DModel": _FLUX_LIKE,
+    "BriaTransformer2DModel": _FLUX_LIKE,
+    "HunyuanImageTransformer2DModel": Family(
+        stacks=_FLUX,
+        kinds=(("context_embedder.*", "self"), ("*.attn", "joint")),
+        joint=("image", "text"),
+        spans=spans.hunyuan_image,
+    ),
+    "ErnieImageTransformer2DModel": Family(
+        stacks=("layers",), kinds=(("*", "joint"),), joint=("image", "text"), spans=spans.ernie
+    ),
+    "PRXTransformer2DModel": Family(
+        stacks=("blocks",), kinds=(("*", "joint"),), joint=("text", "image"), text=_ENCODER, spans=spans.prx
+    ),
+    "LuminaNextDiT2DModel": Family(
+        stacks=("layers",), kinds=(("*.attn1", "self"), ("*.attn2", "cross")), text=_ENCODER
+    ),
+    "StableCascadeUNet": Family(
+        stacks=("down_blocks", "up_blocks"),
+        kinds=(("*", "joint"),),
+        joint=("image", "text", "pooled", "image_embed"),
+        text=_ENCODER,
+        spans=spans.cascade,
     ),
     "UNet2DConditionModel": Family(
         stacks=("down_blocks", "mid_block", "up_blocks"),
