@@ -20,7 +20,7 @@ def test_images_to_look_at_follow_the_painted_one() -> None:
         axes_dims_rope=(4, 4, 8),
     )
     shapes = [[(1, 2, 2), (1, 2, 3)]] * 2
-    given: dict[str, Any] = {
+    given = {
         "hidden_states": packed,
         "encoder_hidden_states": text,
         "timestep": torch.ones(2),
