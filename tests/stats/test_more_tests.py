@@ -100,7 +100,8 @@ def test_ratio_interval_equals_its_definition():
     for end, expected in ((found.low, max(above, limit)), (found.high, min(below, -limit))):
         gap = y - end * x
         assert gap.mean() / (gap.std(ddof=1) / np.sqrt(50)) == pytest.approx(expected, rel=1e-8)
-    assert found.reason == "" and found.low <= found.fieller_low < found.fieller_high <= found.high
+    assert found.reason == "" and found.low < found.fieller_low + 1e-9
+    assert found.fieller_low < found.fieller_high <= found.high
     turned = stats.ratio_of_means(-y, -x, draws=1500, rng=stats.keyed_generator(2))
     assert turned[:5] == pytest.approx(found[:5])
 
@@ -123,8 +124,27 @@ def test_ratio_without_an_answer_says_why():
     assert np.isnan(zero.ratio) and zero.reason == "the denominator is zero"
     twice = stats.ratio_of_means(2 * np.abs(y), np.abs(y), rng=stats.keyed_generator(0))
     assert twice[:3] == pytest.approx((2, 2, 2))
+    few = np.r_[np.zeros(25), 1.0, 1.0, 2.0, 2.0, 9.0]  # one prompt makes most of the denominator
+    open_ = stats.ratio_of_means(np.abs(rng.normal(3, 1, 30)), few, rng=stats.keyed_generator(0))
+    assert open_.high == math.inf and 0 < open_.low < open_.ratio and "no upper bound" in open_.reason
+    none_at_all = stats.ratio_of_means(few, np.abs(rng.normal(3, 1, 30)), rng=stats.keyed_generator(0))
+    assert none_at_all.low == 0 and none_at_all.ratio < none_at_all.high < math.inf
     with pytest.raises(UsageError, match="one value per prompt"):
         stats.ratio_of_means([1.0, 2.0], [1.0, 2.0, 3.0], rng=stats.keyed_generator(0))
+
+
+@given(arrays(float, (2, 12), elements=st.floats(0, 100)), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_ratio_laws(values, key):
+    y, x = values
+    if x.mean() < 1e-3:
+        return
+    found = stats.ratio_of_means(y, x, draws=200, rng=stats.keyed_generator(key))
+    assert 0 <= found.low <= found.ratio + 1e-9 and found.ratio <= found.high + 1e-9
+    if np.isfinite(found.fieller_low):
+        assert found.low <= max(found.fieller_low, 0) + 1e-9 and found.fieller_high <= found.high + 1e-9
+    twice = stats.ratio_of_means(2 * y, x, draws=200, rng=stats.keyed_generator(key))
+    assert twice[:3] == pytest.approx([2 * end for end in found[:3]], rel=1e-6, abs=1e-9)
 
 
 # ---- power

@@ -28,7 +28,7 @@ class Ratio(NamedTuple):
     low: float
     high: float
     """Over prompts (numerator and denominator of a prompt stay together): the wider of Fieller's and the
-    bootstrap-t interval at each end; `high` is infinite where the denominator hangs on few prompts."""
+    bootstrap-t interval at each end."""
     fieller_low: float
     fieller_high: float
     """Fieller's interval, the cross-check that assumes normal means."""
@@ -58,8 +58,9 @@ def ratio_of_means(
     what was compared only their wider ends hold for skewed and for symmetric scores (docs/power.md).
 
     Returns:
-        Without an interval where the denominator may be zero, that is, where its own interval at `level`
-        contains zero: then no bounded interval has the level (Fieller 1954; Gleser and Hwang 1987).
+        Where the denominator may be zero, that is, where its own interval contains zero by either measure, no
+        bounded interval has the level (Fieller 1954; Gleser and Hwang 1987): `high` is infinite for values
+        that are not negative, such as distances, and there is no interval for others.
     """
     y, x = checked(numerator), checked(denominator)
     check_options((level,), draws)
@@ -73,19 +74,22 @@ def ratio_of_means(
     if np.abs(y - ratio * x).max() <= 1e-12 * np.abs(y).max():  # exactly proportional
         return Ratio(ratio, ratio, ratio, ratio, ratio, "")
     fieller = fieller_interval(y, x, level=level)
-    if math.isnan(fieller[0]):
-        return Ratio(ratio, NAN, NAN, NAN, NAN, "the denominator may be zero: no bounded interval")
+    positive = min(y.min(), x.min()) >= 0
+    if math.isnan(fieller[0]) and not positive:
+        return Ratio(ratio, NAN, NAN, NAN, NAN, "the denominator may be zero: no interval")
     rest = (y - ratio * x)[None]
-    t = bootstrap_t(*resampled_means(rest, draws, rng, spread=True), rest)[0]
+    drawn = bootstrap_t(*resampled_means(rest, draws, rng, spread=True), rest)[0]
     with np.errstate(invalid="ignore"):
-        below, above = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
-    low, high = _root(y, x, float(above), -1), _root(y, x, float(below), 1)
-    if math.isnan(low):
-        return Ratio(ratio, NAN, NAN, *fieller, "the denominator may be zero: no bounded interval")
-    if math.isnan(high):
-        reason = "a few prompts make the denominator: no upper bound"
-        return Ratio(ratio, min(low, fieller[0]), math.inf, *fieller, reason)
-    return Ratio(ratio, min(low, fieller[0]), max(high, fieller[1]), *fieller, "")
+        below, above = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    t = float(stats.t.isf((1 - level) / 2, x.size - 1))
+    lows = [_low(y, x, limit) if positive else _root(y, x, limit, -1) for limit in (t, float(above))]
+    highs = [_root(y, x, limit, 1) for limit in (t, float(below))]
+    if np.isnan(lows).any():
+        return Ratio(ratio, NAN, NAN, *fieller, "the denominator may be zero: no interval")
+    if np.isnan(highs).any():
+        reason = "the denominator may be zero, or hangs on few prompts: no upper bound"
+        return Ratio(ratio, min(lows), math.inf, *fieller, reason)
+    return Ratio(ratio, min(lows), max(highs), *fieller, "")
 
 
 def fieller_interval(
@@ -116,3 +120,17 @@ def _root(y: Floats, x: Floats, t: float, side: int) -> float:
     b = x.mean() * y.mean() - t2 * cov[0, 1]
     c = y.mean() ** 2 - t2 * cov[1, 1]
     return float((b + side * math.sqrt(max(b * b - a * c, 0.0))) / a) if a > 0 else NAN
+
+
+def _low(y: Floats, x: Floats, t: float) -> float:
+    """The ratio below the estimate at which `mean(y - r x)` lies `t` standard errors above zero, of values
+    that are not negative; 0 where none is.
+    """
+    t2 = t**2 / x.size
+    cov = np.cov(x, y)
+    c = y.mean() ** 2 - t2 * cov[1, 1]
+    if not (math.isfinite(t) and c > 0):
+        return 0.0
+    # b + sqrt(b^2 - a c) in the denominator: it holds for an unsafe denominator (a <= 0) too.
+    a, b = x.mean() ** 2 - t2 * cov[0, 0], x.mean() * y.mean() - t2 * cov[0, 1]
+    return float(c / (b + math.sqrt(max(b * b - a * c, 0.0))))
