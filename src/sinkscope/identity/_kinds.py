@@ -41,8 +41,9 @@ def kinds(frame: pd.DataFrame) -> pd.Series:
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Classes or kinds in a fixed order: image, structure, content, padding, others by name."""
-    first = ("image", "text: bos", "text: eos", "text: template", "structure", "text: content", "content")
+    """Classes or kinds in a fixed order: what is painted, structure, content, padding, others by name."""
+    painted = ("video", "image", "audio")
+    first = (*painted, "text: bos", "text: eos", "text: template", "structure", "text: content", "content")
     order = {name: place for place, name in enumerate((*first, "text: pad", "padding"))}
     return sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
 
