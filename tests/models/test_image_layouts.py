@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import diffusers
+import pytest
 import torch
 from tests.models.test_layout import calls_of, keys, queries
+from tests.zoo import SPECIMENS
+from tests.zoo.records import built, record_anew, short
+
+from sinkscope.models import observe
 
 
 def test_images_to_look_at_follow_the_painted_one() -> None:
@@ -77,3 +84,62 @@ def test_two_texts_whose_padding_stands_behind_both() -> None:
         text = [token for token in joint[0].tokens()[row] if token.segment == "text"]
         assert [token.position for token in text] == places
         assert [token.key for token in text] == list(range(16, 24))
+
+
+WIDE = {
+    name: {"height": 16, "width": 32}
+    for name in (
+        "sd3",
+        "flux",
+        "sdxl",
+        "chroma",
+        "qwen-image",
+        "z-image",
+        "auraflow",
+        "cogview4",
+        "kandinsky22",
+    )
+}
+WIDE |= {"pixart-alpha": {"height": 16, "width": 32}}
+WIDE |= {"flux2": {"height": 8, "width": 16}, "lumina2": {"height": 64, "width": 128}}
+WIDE |= {"hidream": {"height": 8, "width": 24}}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_wide_images(name: str) -> None:
+    """Rows and columns are not mixed up, and what fills up an image that is not square is padding."""
+    specimen = SPECIMENS[name]
+    calls = record_anew(specimen, **WIDE[name], **short(specimen))
+    shape = 3 if name == "hidream" else 2
+    seen = 0
+    for call in calls:
+        places = [(t.row, t.column) for t in call.tokens()[0] if t.segment == "image"]
+        if places:
+            rows = 1 + max(row for row, _ in places if row is not None)
+            assert places == [(row, column) for row in range(rows) for column in range(shape * rows)]
+            seen += 1
+    assert seen
+    if name == "hidream":
+        filled = [sum(t.segment == "padding" for t in row) for call in calls for row in call.tokens()]
+        assert set(filled) == {16 - 12}
+
+
+def test_rows_of_different_lengths_are_masked_and_named() -> None:
+    """Z-Image fills texts up to 32 tokens, and the shorter of two rows up to the longer one."""
+    specimen = SPECIMENS["z-image"]
+    prompts = ["a cat", "an owl in a tree with a cat"]
+    calls = record_anew(specimen, prompt=prompts, **short(specimen))
+    joint = next(call for call in calls if call.site.layer == 0)
+    assert joint.mask is not None
+    names = [[token.segment for token in row] for row in joint.tokens()]
+    counts = [[(name, len(list(some))) for name, some in groupby(row)] for row in names]
+    image = [("image", 16), ("padding", 16)]
+    assert counts[0] == [*image, ("text", 23), ("padding", 9 + 32)]
+    assert counts[1] == [*image, ("text", 45), ("padding", 19)]
+    for row, kept in zip(joint.tokens(), joint.mask[:, 0, 0], strict=True):
+        assert all(kept[token.key] for token in row if token.segment != "padding")
+    with observe(built(specimen), layers=[0], queries="image") as seen:
+        specimen.run(built(specimen), prompt=prompts, **short(specimen))
+    mass = seen.mass(layer=0)
+    assert torch.allclose(mass.sum(-1), torch.ones(()), atol=1e-5)
+    assert not mass[0, 0, :, 64:].any(), "nobody attends to what fills up the shorter row"
