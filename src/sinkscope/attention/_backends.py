@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sinkscope.errors import UsageError, unknown
 
-from . import _triton, reference
+from . import _flex, _triton, reference
 from ._operands import Operands
 from ._rowblock import Raw, rowblock
 
@@ -151,6 +151,7 @@ def _reference(ops: Operands, weights: Tensor, want: Collection[str]) -> Raw:
 
 register_backend("reference", _reference, suits=lambda device, dtype: False)
 register_backend("rowblock", rowblock, suits=lambda device, dtype: True)
+register_backend("flex", _flex.run, suits=lambda device, dtype: False, refuses=_flex.refusal)
 register_backend(
     "triton",
     _triton.run,
