@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ from transformers import (
 
 from sinkscope.attention import Keys, Mask, RandomKeys, TopMass
 from sinkscope.errors import UsageError
-from sinkscope.models import AttentionCall, Edit, Session, intervene, observe, sites
+from sinkscope.models import AttentionCall, Edit, Session, intervene, load, observe, sites
 from sinkscope.models._sequence import UNKNOWN_ID, Marks, sequence_roles
 
 
@@ -140,6 +141,15 @@ def test_a_pipeline_of_transformers_brings_its_tokenizer() -> None:
     assert seen.steps == (0, 1, 2)
     assert seen.sinks(keys_per_head=3).token.head(12).str.fullmatch(r"w[567]").all()
     assert set(receipt.edited_keys().token) == {"w5"}
+
+
+def test_a_folder_of_a_language_model_is_loaded_with_its_head(tmp_path: Path) -> None:
+    model = gpt2()
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert type(loaded) is type(model) and not loaded.training
+    assert torch.equal(logits(loaded), logits(model))
+    assert load(tmp_path, dtype="bfloat16").dtype == torch.bfloat16
 
 
 def test_a_tokenizer_for_anything_else_is_refused() -> None:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from sinkscope.attention import Keys, Mask, Segment, TopMass
 from sinkscope.models import AttentionCall, Edit, Session, intervene, observe, probe_layout, sites
+from sinkscope.models._map import attention_map
 
 GRID = SIZE // PATCH
 
@@ -135,6 +136,20 @@ def test_a_pooling_head_is_a_site_of_its_own() -> None:
     assert torch.allclose(pooled[:, :-1], edited[:, :-1], atol=1e-6), "only the pooled vector is touched"
     assert not torch.allclose(pooled[:, -1], edited[:, -1], atol=1e-4)
     assert (receipt.table().mass_after == 0).all() and set(receipt.table().keys_image) == {4}
+
+
+def test_the_map_of_a_model_without_weights_names_its_tokens() -> None:
+    for build in (dinov2_registers, llava, siglip_vision):
+        model = build()
+        found = {call.site.name: dict(call.key_segments) for call in attention_map(model).parts[0].calls}
+        assert list(found) == [site.name for site in sites(model)]
+        for name, site in ((site.name, site) for site in sites(model)):
+            if site.kind == "causal":
+                assert list(found[name]) == ["text"]
+            elif build is dinov2_registers:
+                assert found[name] == {"cls": 1, "register": REGISTERS, "image": GRID**2}
+            else:
+                assert found[name]["image"] == GRID**2
 
 
 # ---- pictures among words

@@ -148,8 +148,23 @@ def _from_folder(folder: Path, dtype: torch.dtype | None) -> Any:
     with translated(what, "Copy or download it again, complete and as safetensors."):
         if index.is_file():
             _require_parts(folder, json.loads(index.read_text()))
-        kind = diffusers.DiffusionPipeline if index.is_file() else diffusers.AutoModel
-        return kind.from_pretrained(str(folder), local_files_only=True, **_options(dtype))
+            return diffusers.DiffusionPipeline.from_pretrained(
+                str(folder), local_files_only=True, **_options(dtype)
+            )
+        own = _transformers_class(json.loads(config.read_text()))
+        if own is not None:
+            options = {"use_safetensors": True, **({} if dtype is None else {"dtype": dtype})}
+            return own.from_pretrained(str(folder), local_files_only=True, **options).eval()
+        return diffusers.AutoModel.from_pretrained(str(folder), local_files_only=True, **_options(dtype))
+
+
+def _transformers_class(config: dict[str, Any]) -> Any:
+    """The class of transformers that a configuration names, with its heads; None for a denoiser."""
+    named = config.get("architectures") or [None]
+    if "_class_name" in config or not isinstance(named[0], str):
+        return None
+    transformers: Any = importlib.import_module("transformers")
+    return getattr(transformers, named[0], None)
 
 
 def _require_parts(folder: Path, index: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ from ._multihead import run_multihead
 from ._preflight import preflight
 from ._quiet import quiet
 from ._sites import list_sites, prefix
+from ._towers import segment_counts
 from ._tracker import Evaluation
 
 
@@ -277,7 +278,9 @@ def _note(
 def _segments(layout: Layout, evaluation: Evaluation, site: Site, given: Any) -> Mapping[str, int]:
     keys = given["k"].shape[-2]
     if not is_latent(layout.roots[evaluation.part]):
-        return {site.segments[0]: keys} if len(site.segments) == 1 and not site.index else {}
+        root, start = layout.roots[evaluation.part], prefix(evaluation.part, layout.roots)
+        name = site.name.removeprefix(start)
+        return {} if site.index else segment_counts(root, name, site.kind, keys)
     call = AttentionCall(site, given["q"], given["k"], given["v"])
     call = call.replace(rows=evaluation.rows_for(call))
     try:

@@ -122,6 +122,19 @@ def _patch_size(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+def segment_counts(root: nn.Module, name: str, kind: str, keys: int) -> dict[str, int]:
+    """How many of a call's keys lie in each segment; empty where only the running model tells."""
+    tower = tower_of(root, name)
+    if tower is None:
+        return {}
+    if tower.reads == "text":
+        return {"text": keys} if kind in ("self", "causal") else {}
+    special = special_tokens(tower)
+    if len(special) >= keys or (special and kind == "cross"):
+        return {}
+    return {**{segment: special.count(segment) for segment in special}, "image": keys - len(special)}
+
+
 def key_segments(root: nn.Module, name: str, kind: str) -> tuple[str, ...]:
     """Names of the key segments of a site in their order, without running the model."""
     tower = tower_of(root, name)
