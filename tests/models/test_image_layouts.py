@@ -86,21 +86,8 @@ def test_two_texts_whose_padding_stands_behind_both() -> None:
         assert [token.key for token in text] == list(range(16, 24))
 
 
-WIDE = {
-    name: {"height": 16, "width": 32}
-    for name in (
-        "sd3",
-        "flux",
-        "sdxl",
-        "chroma",
-        "qwen-image",
-        "z-image",
-        "auraflow",
-        "cogview4",
-        "kandinsky22",
-    )
-}
-WIDE |= {"pixart-alpha": {"height": 16, "width": 32}}
+ORDINARY = "sd3 flux sdxl chroma qwen-image z-image auraflow cogview4 kandinsky22 pixart-alpha"
+WIDE = {name: {"height": 16, "width": 32} for name in ORDINARY.split()}
 WIDE |= {"flux2": {"height": 8, "width": 16}, "lumina2": {"height": 64, "width": 128}}
 WIDE |= {"hidream": {"height": 8, "width": 24}}
 
