@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from sinkscope import stats
+from sinkscope.errors import StoreError
 from sinkscope.stats import Contrast, DoubleContrast
 from sinkscope.study import _files, _tables
 from sinkscope.study._matches import save_matches
@@ -164,7 +165,10 @@ def same_images(store: Store, study: Study) -> Pairs:
     if record is None:
         return frozenset()
     plan = make_plan(study, recorded_prompts(record), record["resolved"]["batch"])
-    digests = store.image_digests(plan)
+    try:
+        digests = store.image_digests(plan)
+    except StoreError:  # a run that was cleaned of its shards keeps its scores: nothing is known of images
+        return frozenset()
     units = [unit.id for unit in plan.units]
     return frozenset(
         (pair.arm, pair.reference)
