@@ -185,3 +185,13 @@ def test_a_study_refuses_videos_before_it_makes_one(name: str, argument: str, tm
         UsageError, match=rf"it takes '{argument}'\) makes videos or audio.*sinkscope.observe"
     ):
         sk.run(study, out=tmp_path / "run", pipe=built(SPECIMENS[name]), progress=False)
+
+
+def test_the_timestep_where_tokens_have_their_own() -> None:
+    """Wan 2.2 tells the tokens of a given first frame that they are clean."""
+    model = built(SPECIMENS["wan21"]).transformer
+    timestep = torch.full((1, 18), 750.0)
+    timestep[:, :6] = 0.0
+    with sk.observe(model, kind="cross") as seen, torch.no_grad():
+        model(torch.zeros(1, 16, 3, 4, 6), timestep, torch.zeros(1, 12, 32))
+    assert set(seen.sinks()["timestep"]) == {750.0}

@@ -281,5 +281,7 @@ def _repeats(root: nn.Module, inputs: dict[str, Any]) -> bool:
 def _timestep(inputs: dict[str, Any]) -> float | None:
     value = next((inputs[name] for name in _TIMESTEPS if inputs.get(name) is not None), None)
     if isinstance(value, Tensor):
+        # Where each token has its own (Wan 2.2, LTX), tokens of a given picture are told that they are clean.
+        value = value.max() if value.dim() > 1 else value
         return float(value.flatten()[0]) if value.numel() else None
     return float(value) if isinstance(value, (int, float)) else None
