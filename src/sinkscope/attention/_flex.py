@@ -114,7 +114,7 @@ def _log_sums(asks: Tensor, asked: Tensor, score: Score, factor: float) -> Tenso
 def _kernel(device: str) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    kernel: Callable[..., Any] = torch.compile(flex_attention) if device == "cuda" else flex_attention
+    kernel: Any = torch.compile(flex_attention) if device == "cuda" else flex_attention
     return kernel
 
 

@@ -13,7 +13,7 @@ from sinkscope.errors import UsageError, unknown
 from ._backends import pick_backend
 from ._operands import OVERFLOW, Operands, blame, not_finite
 from ._queries import QuerySet, group_weights
-from ._questions import ask_finite, deferring
+from ._questions import ask_finite, deferring, inputs_are_checked
 from ._rowblock import Raw
 
 STATISTICS = ("mass", "lse", "entropy", "max_weight", "concentration", "output", "max_activation")
@@ -183,7 +183,8 @@ def _reduce(raw: Raw, ops: Operands, names: list[str], weights: Tensor, want: fr
 
 def _check_inputs(ops: Operands) -> None:
     if deferring():
-        ask_finite({"q": ops.q, "k": ops.k, "v": ops.v}, not_finite)
+        if not inputs_are_checked():
+            ask_finite({"q": ops.q, "k": ops.k, "v": ops.v}, not_finite)
     elif not _all_finite([t.detach() for t in (ops.q, ops.k, ops.v) if t is not None], ops.compute_dtype):
         raise blame(ops)
 

@@ -7,10 +7,11 @@ answers all of them in order. Outside of a block, and on the CPU, a check answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class Questions:
 
     def add(self, value: Tensor, check: Check, where: str) -> None:
         """Queue a check of a few numbers (counts or flags)."""
-        self._asked.append((self.take(value), check, where))
+        self._asked.append((value.reshape(-1), check, where))
 
     def take(self, value: Tensor) -> Tensor:
         """The tensor on the host; its numbers are there once the questions are settled."""
@@ -54,9 +55,9 @@ class Questions:
         self._asked, self._after, self._devices = [], [], set()
         for device in devices:
             torch.accelerator.synchronize(device)
-        for value, check, where in asked:
+        for numbers, (_, check, where) in zip(_read([value for value, _, _ in asked]), asked, strict=True):
             try:
-                check(_numbers(value))
+                check(numbers)
             except NonFiniteError as error:
                 raise NonFiniteError(f"At {where}: {error}" if where else str(error)) from error
         for action in after:
@@ -68,13 +69,25 @@ def on_device(values: Sequence[int | bool], device: torch.device) -> Tensor:
     return torch.tensor(values).to(device, non_blocking=True)
 
 
-_OPEN: ContextVar[tuple[Questions, str] | None] = ContextVar("sinkscope_questions", default=None)
+class _Block(NamedTuple):
+    questions: Questions
+    where: str
+    checked: bool
+
+
+_OPEN: ContextVar[_Block | None] = ContextVar("sinkscope_questions", default=None)
 
 
 @contextmanager
-def deferred(questions: Questions, where: str = "") -> Iterator[None]:
-    """Queue the checks of this block; whoever opens it calls `questions.settle()` later."""
-    token = _OPEN.set((questions, where))
+def deferred(questions: Questions, where: str = "", *, checked: bool = False) -> Iterator[None]:
+    """Queue the checks of this block; whoever opens it calls `questions.settle()` later.
+
+    Args:
+        questions: Where they are queued.
+        where: What errors begin with.
+        checked: The block itself asks whether q, k and v are finite, so `measure` need not.
+    """
+    token = _OPEN.set(_Block(questions, where, checked))
     try:
         yield
     finally:
@@ -86,13 +99,19 @@ def deferring() -> bool:
     return _OPEN.get() is not None
 
 
+def inputs_are_checked() -> bool:
+    """Whether somebody else asks if q, k and v are finite."""
+    now = _OPEN.get()
+    return now is not None and now.checked
+
+
 def ask(value: Tensor, check: Check) -> None:
     """Check a few numbers (counts or flags): now, or when the questions of the open block are settled."""
     now = _OPEN.get()
     if now is None:
         check(_numbers(value))
     else:
-        now[0].add(value, check, now[1])
+        now.questions.add(value, check, now.where)
 
 
 def ask_finite(named: Mapping[str, Tensor | None], error: Callable[[str], Exception]) -> None:
@@ -104,9 +123,27 @@ def ask_finite(named: Mapping[str, Tensor | None], error: Callable[[str], Except
         if bad:
             raise error(" and ".join(bad))
 
-    if tensors:
-        # The extremes of a tensor carry NaN and infinity along, and need no memory of its size.
-        ask(torch.stack([torch.stack(t.aminmax()).isfinite().all() for t in tensors.values()]), check)
+    if not tensors or (not deferring() and _sums_are_finite(tensors.values())):
+        return
+    # The extremes of a tensor carry NaN and infinity along, and need no memory of its size.
+    ask(torch.stack([torch.stack(t.aminmax()).isfinite().all() for t in tensors.values()]), check)
+
+
+def _sums_are_finite(tensors: Iterable[Tensor]) -> bool:
+    """One cheap number per tensor, and one read: a sum is finite only if every entry is."""
+    sums = [t.sum(dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+    return bool(torch.stack(sums).isfinite().all())
+
+
+def _read(values: Sequence[Tensor]) -> list[list[float]]:
+    """The numbers of many small tensors, with one transfer per device; whole numbers up to 2^24."""
+    found: list[list[float]] = [[] for _ in values]
+    for device in {value.device for value in values}:
+        here = [index for index, value in enumerate(values) if value.device == device]
+        numbers = iter(torch.cat([values[index].float() for index in here]).tolist())
+        for index in here:
+            found[index] = list(itertools.islice(numbers, values[index].numel()))
+    return found
 
 
 def _numbers(value: Tensor) -> list[Any]:

@@ -70,7 +70,7 @@ class _Editor:
                 f"Edit {plans[0].edit.hash} stands outside of a block whose edit is limited to some queries "
                 f"at {where(call)}. Pass both edits to one intervene(pipe, [first, second])."
             )
-        with self._late.reading(call):
+        with self._late.reading(call, checked=True):
             return self._act(call, run, rows, plans)
 
     def settle(self) -> None:

@@ -23,10 +23,13 @@ class Late(Questions):
     """What one handler has to read."""
 
     @contextmanager
-    def reading(self, call: AttentionCall) -> Iterator[None]:
-        """Inside, checks and copies are collected; on the CPU they are settled at the end of the block."""
+    def reading(self, call: AttentionCall, *, checked: bool = False) -> Iterator[None]:
+        """Inside, checks and copies are collected; on the CPU they are settled at the end of the block.
+
+        `checked` says that the block itself asks whether q, k and v are finite.
+        """
         if waits(call):
-            with deferred(self, where(call)):
+            with deferred(self, where(call), checked=checked):
                 yield
         else:
             yield
