@@ -38,20 +38,23 @@ class Kept:
             `[row, head]`; NaN in the first edited step of a row, after a step without the edit, and where
             nothing is chosen.
         """
-        return torch.stack(
-            [
-                self._row((edit, call.site.key, row), call.step, part)
-                for row, part in zip(rows, chosen, strict=True)
-            ]
-        )
+        before = [
+            self._before((edit, call.site.key, row), call.step, part)
+            for row, part in zip(rows, chosen, strict=True)
+        ]
+        if all(part is None for part in before):
+            return torch.full(chosen.shape[:2], torch.nan)
+        none = torch.zeros_like(chosen[0])
+        same = chosen & torch.stack([none if part is None else part for part in before])
+        known = torch.tensor([part is not None for part in before])
+        return torch.where(known[:, None], same.sum(-1) / chosen.sum(-1), torch.nan)
 
-    def _row(self, key: tuple[str, str, RowId], step: int, chosen: Tensor) -> Tensor:
+    def _before(self, key: tuple[str, str, RowId], step: int, chosen: Tensor) -> Tensor | None:
+        """What a row took in the step before; remembers what it takes now."""
         last = self._last.get(key)
         before: Tensor | None = None
         if last is not None and last.chosen.shape == chosen.shape:
             # A sampler that evaluates a step twice compares both with the step before.
             before = last.before if last.step == step else last.chosen if last.step == step - 1 else None
         self._last[key] = _Last(step, chosen, before)
-        if before is None:
-            return torch.full(chosen.shape[:1], torch.nan)
-        return (chosen & before).sum(-1) / chosen.sum(-1)
+        return before
