@@ -18,6 +18,7 @@ from tests.zoo.language import (
     WORDS,
     gemma2,
     gpt2,
+    gpt_oss,
     ids,
     llada,
     llama,
@@ -25,6 +26,7 @@ from tests.zoo.language import (
     qwen3,
     unmask,
 )
+from tests.zoo.vision import llava, look_and_read
 from torch import Tensor, nn
 from transformers import (
     AlbertConfig,
@@ -452,6 +454,25 @@ def test_the_first_query_of_a_causal_model_may_lose_its_only_key() -> None:
         assert torch.isfinite(edited).all()
         table = receipt.table()
         assert (table.mass_after == 0).all() and (table.mass_before > 1 / 7).all()
+
+
+@pytest.mark.parametrize("build", [gpt2, llava, gpt_oss], ids=lambda build: build.__name__)
+def test_only_hooks_of_others_stay_on_a_model_that_first_runs_in_a_session(build: Any) -> None:
+    """transformers puts hooks of its own on a model when that first runs."""
+    model = build()
+    with Session(model, lambda call, run: run(call)):
+        look_and_read(model) if build is llava else logits(model)
+    hooks = [
+        hook
+        for part in model.modules()
+        for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    ]
+    owners = {getattr(getattr(hook, "func", hook), "__module__", "") for hook in hooks}
+    assert not any(owner.startswith("sinkscope") for owner in owners)
+    before = state(model)
+    with Session(model, lambda call, run: run(call)):
+        look_and_read(model) if build is llava else logits(model)
+    assert state(model) == before
 
 
 def test_a_module_that_runs_several_times_is_several_sites() -> None:

@@ -22,6 +22,8 @@ from ._tokens import TextToken, piece_text
 
 UNKNOWN_ID = -1
 """Stands for a token whose id nobody was told (`inputs_embeds`, a cache filled before the block)."""
+_ROLES: tuple[Role | None, ...] = (None, "bos", "content", "eos", "pad", "template", "mask")
+_CODES = {role: code for code, role in enumerate(_ROLES)}
 _IMAGE_IDS = ("image_token_id", "image_token_index")
 
 
@@ -127,21 +129,23 @@ class Text:
 
     def role(self, name: Role) -> Tensor:
         """Tokens of a role, bool `[row, token]`."""
-        rows = range(len(self.ids))
-        return torch.tensor([[token.role == name for token in self.row(row)] for row in rows]).view(
-            self.ids.shape
-        )
+        return self._codes == _CODES[name]
+
+    @cached_property
+    def _codes(self) -> Tensor:
+        return torch.tensor([[_CODES[role] for role in row] for row in self._roles]).view(self.ids.shape)
+
+    @cached_property
+    def _roles(self) -> list[list[Role | None]]:
+        reals: list[Any] = [None] * len(self.ids) if self.real is None else self.real.tolist()
+        rows = zip(self.ids.tolist(), reals, strict=True)
+        return [sequence_roles(ids, real, self.marks) for ids, real in rows]
 
     def row(self, row: int) -> tuple[TextToken, ...]:
         """String and role of each token of a row."""
         if row not in self._rows:
-            ids = [int(token) for token in self.ids[row]]
-            real = None if self.real is None else [bool(here) for here in self.real[row]]
-            roles = sequence_roles(ids, real, self.marks)
-            strings = self._strings(ids)
-            self._rows[row] = tuple(
-                TextToken(string, role, None) for string, role in zip(strings, roles, strict=True)
-            )
+            pairs = zip(self._strings(self.ids[row].tolist()), self._roles[row], strict=True)
+            self._rows[row] = tuple(TextToken(string, role, None) for string, role in pairs)
         return self._rows[row]
 
     def _strings(self, ids: Sequence[int]) -> list[str | None]:
