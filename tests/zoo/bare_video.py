@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import HunyuanVideo15Transformer3DModel, Kandinsky5Transformer3DModel
+from diffusers import (
+    CosmosTransformer3DModel,
+    EasyAnimateTransformer3DModel,
+    HunyuanVideo15Transformer3DModel,
+    Kandinsky5Transformer3DModel,
+    LTX2VideoTransformer3DModel,
+    SkyReelsV2Transformer3DModel,
+    WanVACETransformer3DModel,
+)
 from tests import tiny
 from torch import Tensor
 
@@ -22,8 +30,8 @@ def _noise(*shape: int, seed: int = 1) -> Tensor:
 
 def hunyuan_video_15() -> HunyuanVideo15Transformer3DModel:
     """HunyuanVideo 1.5: video, picture and two texts, row by row those tokens first that are no padding."""
-    torch.manual_seed(0)
-    transformer = HunyuanVideo15Transformer3DModel(
+    return awake(
+        HunyuanVideo15Transformer3DModel,
         in_channels=4,
         out_channels=4,
         num_attention_heads=2,
@@ -36,8 +44,6 @@ def hunyuan_video_15() -> HunyuanVideo15Transformer3DModel:
         rope_axes_dim=(2, 4, 4),
         target_size=16,
     )
-    tiny._spread(transformer)
-    return transformer.eval().requires_grad_(False)
 
 
 def run_hunyuan_video_15(model: Any, **changes: Any) -> Tensor:
@@ -58,8 +64,8 @@ def run_hunyuan_video_15(model: Any, **changes: Any) -> Tensor:
 
 def kandinsky5() -> Kandinsky5Transformer3DModel:
     """Kandinsky 5: latents with their channels last; the text is refined by attention of its own."""
-    torch.manual_seed(0)
-    transformer = Kandinsky5Transformer3DModel(
+    return awake(
+        Kandinsky5Transformer3DModel,
         in_visual_dim=4,
         out_visual_dim=4,
         in_text_dim=16,
@@ -71,8 +77,6 @@ def kandinsky5() -> Kandinsky5Transformer3DModel:
         num_visual_blocks=2,
         axes_dims=(4, 6, 6),
     )
-    tiny._spread(transformer)
-    return transformer.eval().requires_grad_(False)
 
 
 def run_kandinsky5(model: Any, **changes: Any) -> Tensor:
@@ -85,3 +89,123 @@ def run_kandinsky5(model: Any, **changes: Any) -> Tensor:
         visual_rope_pos=[torch.arange(3), torch.arange(2), torch.arange(3)],
         text_rope_pos=torch.arange(7),
     )
+
+
+_WAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": 16,
+    "freq_dim": 32,
+    "ffn_dim": 32,
+    "num_layers": 2,
+    "rope_max_seq_len": 32,
+}
+
+
+def awake(kind: type, **config: Any) -> Any:
+    """A denoiser with random weights, none of them zero."""
+    torch.manual_seed(0)
+    denoiser = kind(**config)
+    tiny._spread(denoiser)
+    return denoiser.eval().requires_grad_(False)
+
+
+def _usual() -> dict[str, Tensor]:
+    return {
+        "hidden_states": _noise(1, 4, 3, 4, 6),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": _noise(1, 7, 16),
+    }
+
+
+def run_usual(model: Any, **changes: Any) -> Tensor:
+    """Three latent frames of two by three tokens, seven tokens of text."""
+    return bare(model, **_usual())
+
+
+def skyreels() -> SkyReelsV2Transformer3DModel:
+    return awake(SkyReelsV2Transformer3DModel, **_WAN)
+
+
+def vace() -> WanVACETransformer3DModel:
+    """Wan VACE: a block beside the stack sees the video mixed with its control."""
+    return awake(WanVACETransformer3DModel, **_WAN, vace_layers=[0], vace_in_channels=20)
+
+
+def run_vace(model: Any, **changes: Any) -> Tensor:
+    return bare(model, **_usual(), control_hidden_states=_noise(1, 20, 3, 4, 6, seed=2))
+
+
+def cosmos() -> CosmosTransformer3DModel:
+    return awake(
+        CosmosTransformer3DModel,
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        text_embed_dim=16,
+        adaln_lora_dim=4,
+        max_size=(4, 8, 8),
+        extra_pos_embed_type=None,
+        concat_padding_mask=False,
+    )
+
+
+def easyanimate() -> EasyAnimateTransformer3DModel:
+    """EasyAnimate: joint attention, with weights of their own for the text in the first blocks only."""
+    return awake(
+        EasyAnimateTransformer3DModel,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=16,
+        num_layers=2,
+        mmdit_layers=1,
+        sample_width=6,
+        sample_height=4,
+        patch_size=2,
+    )
+
+
+def ltx2() -> LTX2VideoTransformer3DModel:
+    """LTX-2: video and audio, each with its text, and each attending to the other."""
+    return awake(
+        LTX2VideoTransformer3DModel,
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        audio_in_channels=4,
+        audio_out_channels=4,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=4,
+        audio_cross_attention_dim=8,
+        num_layers=1,
+        caption_channels=16,
+        rope_double_precision=False,
+    )
+
+
+def run_ltx2(model: Any, **changes: Any) -> Tensor:
+    """Both results as one."""
+    with torch.no_grad():
+        video, audio = model(
+            hidden_states=_noise(1, 18, 4),
+            audio_hidden_states=_noise(1, 5, 4),
+            encoder_hidden_states=_noise(1, 7, 16),
+            audio_encoder_hidden_states=_noise(1, 7, 16),
+            timestep=torch.tensor([500.0]),
+            num_frames=3,
+            height=2,
+            width=3,
+            audio_num_frames=5,
+            fps=25.0,
+            return_dict=False,
+        )
+    return torch.cat([video.flatten(), audio.flatten()])

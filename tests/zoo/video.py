@@ -46,7 +46,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from .bare_video import hunyuan_video_15, kandinsky5, run_hunyuan_video_15, run_kandinsky5
+from . import bare_video as bare
 from .motion import MOTION
 from .specimen import Specimen
 
@@ -364,12 +364,29 @@ VIDEO: tuple[Specimen, ...] = (
     _known(
         "hunyuan_video_15",
         "HunyuanVideo 1.5",
-        hunyuan_video_15,
-        run_hunyuan_video_15,
+        bare.hunyuan_video_15,
+        bare.run_hunyuan_video_15,
         segments=("video", "image", "text", "padding"),
         names={"image_embeds": "image"},
         **_BARE,
     ),
-    _known("kandinsky5", "Kandinsky 5", kandinsky5, run_kandinsky5, **_BARE),
+    _known("kandinsky5", "Kandinsky 5", bare.kandinsky5, bare.run_kandinsky5, **_BARE),
+    _known("skyreels", "SkyReels V2", bare.skyreels, bare.run_usual, **_BARE),
+    _known("vace", "Wan VACE", bare.vace, bare.run_vace, mixed=True, **_BARE),
+    _known("cosmos", "Cosmos", bare.cosmos, bare.run_usual, **_BARE),
+    _known("easyanimate", "EasyAnimate", bare.easyanimate, bare.run_usual, **_BARE),
+    _known(
+        "ltx2",
+        "LTX-2",
+        bare.ltx2,
+        bare.run_ltx2,
+        segments=("video", "audio", "text"),
+        names={
+            "image": "video",
+            "audio_hidden_states": "audio",
+            "audio_encoder_hidden_states": "text",
+        },
+        **_BARE,
+    ),
     *MOTION,
 )

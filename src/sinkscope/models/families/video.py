@@ -78,6 +78,23 @@ def _still(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
     return Spans(chain(("image", call.k.shape[2])), chain(("video", call.q.shape[2])))
 
 
+_SIDES = {
+    "attn1": ("video", "video"),
+    "attn2": ("video", "text"),
+    "audio_attn1": ("audio", "audio"),
+    "audio_attn2": ("audio", "text"),
+    "audio_to_video_attn": ("video", "audio"),
+    "video_to_audio_attn": ("audio", "video"),
+}
+"""What asks and what is asked in each attention of a block of LTX-2."""
+
+
+def _two_streams(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
+    """Video and audio with attention of their own, to their text and to each other."""
+    asking, asked = _SIDES[call.site.name.rpartition(".")[2]]
+    return Spans(chain((asked, call.k.shape[2])), chain((asking, call.q.shape[2])))
+
+
 def _audio(call: AttentionCall, evaluation: Evaluation) -> Spans:
     """One token for the durations stands before the audio, and two more behind the text."""
     globals_ = evaluation.inputs.get("global_hidden_states")
@@ -110,6 +127,9 @@ VIDEO: dict[str, Family] = {
         text=_T5,
     ),
     "WanTransformer3DModel": _WAN,
+    "SkyReelsV2Transformer3DModel": _WAN,
+    # Blocks beside the stack add the control to the video.
+    "WanVACETransformer3DModel": _WAN,
     "HunyuanVideoTransformer3DModel": Family(
         stacks=("transformer_blocks", "single_transformer_blocks"),
         kinds=(("context_embedder.*", "self"), ("*.attn", "joint")),
@@ -140,6 +160,24 @@ VIDEO: dict[str, Family] = {
     ),
     "LTXVideoTransformer3DModel": Family(
         stacks=("transformer_blocks",), kinds=_CROSS, visual="video", text=_T5
+    ),
+    "LTX2VideoTransformer3DModel": Family(
+        stacks=("transformer_blocks",),
+        kinds=(("*.attn1", "self"), ("*.audio_attn1", "self"), ("transformer_blocks.*", "cross")),
+        visual="video",
+        # Connectors put the words first and registers in the place of padding: no token stands for sure.
+        text=(("text", ()),),
+        spans=_two_streams,
+    ),
+    "CosmosTransformer3DModel": Family(
+        stacks=("transformer_blocks",), kinds=_CROSS, visual="video", latents="cfhw", text=_T5
+    ),
+    "EasyAnimateTransformer3DModel": Family(
+        stacks=("transformer_blocks",),
+        kinds=(("*.attn1", "joint"),),
+        visual="video",
+        latents="cfhw",
+        joint=("text", "video"),
     ),
     "MochiTransformer3DModel": Family(
         stacks=("transformer_blocks",),
