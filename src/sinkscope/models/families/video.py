@@ -10,10 +10,10 @@ from .._spans import Span, Spans, chain
 from ._family import Family
 
 if TYPE_CHECKING:
-    from .._call import AttentionCall
+    from .._call import AttentionCall, Kind
     from .._tracker import Evaluation
 
-_CROSS = (("*.attn1", "self"), ("*.attn2", "cross"))
+_CROSS: tuple[tuple[str, Kind], ...] = (("*.attn1", "self"), ("*.attn2", "cross"))
 _T5 = (("t5", ("text_encoder",)),)
 
 
