@@ -125,7 +125,8 @@ class Perplexity(ArrayMetric):
     arrays = ("loss",)
 
     def _one(self, mine: list[NDArray[Any]], other: Arrays | None) -> float:
-        return float(np.exp(np.mean(mine[0], dtype=np.float64)))
+        with np.errstate(over="ignore"):  # infinity is refused by name, without a warning beside it
+            return float(np.exp(np.mean(mine[0], dtype=np.float64)))
 
 
 class Accuracy(ArrayMetric):

@@ -281,16 +281,22 @@ def headline(
 def _distance_clause(rows: list[Row], other: str) -> str:
     words = [distance_change(r) for r in rows]
     n, further, closer = len(rows), words.count("further"), words.count("closer")
-    than = f"than removing {other}"
+    than, what = f"than removing {other}", _changed(rows)
     if further and closer:
         both = f"in {further} and less in {closer} of {n} comparisons"
-        return f"removing sinks changes the image more {than} {both}"
+        return f"removing sinks changes {what} more {than} {both}"
     if further or closer:
         word = "more" if further else "less"
-        return f"removing sinks changes the image {word} {than}{_part(further or closer, n)}"
+        return f"removing sinks changes {what} {word} {than}{_part(further or closer, n)}"
     if words.count("equivalent") == n:
-        return f"removing sinks changes the image as much as removing {other}, within the margins"
-    return f"whether removing sinks changes the image more {than} stays open"
+        return f"removing sinks changes {what} as much as removing {other}, within the margins"
+    return f"whether removing sinks changes {what} more {than} stays open"
+
+
+def _changed(rows: list[Row]) -> str:
+    """What lies further from or closer to the baseline: the image, or what a model that reads says."""
+    nouns = {"top1": "the answers", "feature_cosine": "the features"}
+    return listing(list(dict.fromkeys(nouns.get(str(row["metric"]), "the image") for row in rows)))
 
 
 def _part(k: int, n: int) -> str:

@@ -66,7 +66,8 @@ def fit(
 def export(model: Any, folder: Path, record: dict[str, Any]) -> None:
     """Write a model of transformers as safetensors, without the folder it came from, and its record."""
     model.config._name_or_path = ""
-    model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)  # nothing is generated
     versions = {name: version(name) for name in ("torch", "transformers", "numpy")}
     record = {**record, "versions": {"python": platform.python_version(), **versions}}
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from diffusers import StableDiffusion3Pipeline, StableDiffusionXLPipeline
 
 
@@ -44,9 +45,25 @@ def open_pipeline(folder: Path, **options: Any) -> ShapesPipeline | ShapesUnetPi
     """Load an embedded pipeline, or one that the trainer exported, from its folder."""
     index = json.loads((folder / "model_index.json").read_text())
     kind = ShapesUnetPipeline if "unet" in index else ShapesPipeline
+    older = _older_tokenizers(folder, index)
+    options = {**dict.fromkeys(older), **options}
     pipe: ShapesPipeline | ShapesUnetPipeline = kind.from_pretrained(folder, local_files_only=True, **options)
+    if older:
+        pipe.register_modules(**older)
+        pipe.tokenizer_max_length = older["tokenizer"].model_max_length
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _older_tokenizers(folder: Path, index: dict[str, Any]) -> dict[str, Any]:
+    """Tokenizers lie in one file each, which transformers 4 opens through its fast classes only."""
+    if not transformers.__version__.startswith("4."):
+        return {}
+    return {
+        name: getattr(transformers, f"{value[1]}Fast").from_pretrained(folder / name, extra_special_tokens={})
+        for name, value in index.items()
+        if name.startswith("tokenizer") and isinstance(value, list)
+    }
 
 
 def _filled(call: Any, args: tuple[Any, ...], given: dict[str, Any], defaults: dict[str, Any]) -> Any:

@@ -41,9 +41,9 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> Tensor:
         raise UsageError(f"Got {list(texts)!r}: expected one text or several, none of them empty.")
     rows = [list(map(int, tokenizer(text)["input_ids"])) for text in texts]
     for text, row in zip(texts, rows, strict=True):
-        if tokenizer.unk_token_id in row:
+        if tokenizer.unk_token == UNKNOWN and tokenizer.unk_token_id in row and MASK in tokenizer.get_vocab():
             known = set(vocabulary())
-            strange = next(word for word in text.split() if word not in known)
+            strange = next((word for word in text.split() if word not in known), UNKNOWN)
             raise UsageError(
                 f"The embedded language models do not know the word {strange!r}. They know {len(known)} "
                 "words of stories about shapes (sinkscope.shapes.language.stories.vocabulary), separated by "

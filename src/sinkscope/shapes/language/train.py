@@ -9,6 +9,7 @@ mean over them, which weights every place of a random order of unmasking alike.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -64,6 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
     loss_of = next_word if given.model == "shapes-lm" else hidden_words
     seconds = fit(model, loss_of, steps=given.steps, lr=given.lr, say=lambda text: print(text, flush=True))
     tokenizer.save_pretrained(given.out)
+    # The newest releases of transformers write a class name that older ones do not know.
+    about = given.out / "tokenizer_config.json"
+    words = json.loads(about.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    about.write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
     settings = {name: value for name, value in vars(given).items() if name != "out"}
     command = f"python -m sinkscope.shapes.language.train {given.model}"
     record: dict[str, Any] = {"command": command, **settings, "seconds": round(seconds)}
