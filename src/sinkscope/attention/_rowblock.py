@@ -151,6 +151,7 @@ class _Pass:
         self.k = self.v = ops.q[:0]
         self._buffers: list[Tensor] = []
         self._held: tuple[slice, slice] | None = None
+        self._held_memory: dict[str, Tensor] = {}
         self.raw = raw = Raw()
 
         def zeros(*shape: int) -> Tensor:
@@ -201,14 +202,21 @@ class _Pass:
         if self._held == (block.rows, block.heads):
             return
         self._held = (block.rows, block.heads)
-        heads, dtype = self.ops.q.shape[1], self.ops.compute_dtype
-        self.k = take_kv(self.ops.k, block, heads).flatten(0, 1).transpose(1, 2).to(dtype)
-        if self.cut:
-            spare = self.width - self.k.shape[-1]
-            self.k = torch.nn.functional.pad(self.k, (0, spare)).contiguous()
-        if self.ops.v is not None and {"output", "max_activation"} & set(self.want):
-            self.v = take_kv(self.ops.v, block, heads).to(dtype).flatten(0, 1)
-            self.v = self.v.contiguous() if self.cut else self.v
+        ops, dtype = self.ops, self.ops.compute_dtype
+        k = take_kv(ops.k, block, ops.q.shape[1]).flatten(0, 1).transpose(1, 2)
+        self.k = self._laid_out("k", k, self.width) if self.cut else k.to(dtype)
+        if ops.v is not None and {"output", "max_activation"} & set(self.want):
+            v = take_kv(ops.v, block, ops.q.shape[1]).flatten(0, 1)
+            self.v = self._laid_out("v", v, v.shape[-1]) if self.cut else v.to(dtype)
+
+    def _laid_out(self, name: str, t: Tensor, width: int) -> Tensor:
+        """A contiguous copy whose last axis is padded with zeros, in memory that is used again."""
+        size = t.shape[0] * t.shape[1] * width
+        if name not in self._held_memory or self._held_memory[name].numel() < size:
+            self._held_memory[name] = torch.zeros(size, dtype=self.ops.compute_dtype, device=t.device)
+        copy = self._held_memory[name][:size].view(*t.shape[:2], width)
+        copy[..., : t.shape[-1]] = t
+        return copy
 
     def _per_query(self, block: Block, p: Tensor, top: Tensor | None, logits: Tensor | None) -> None:
         raw = self.raw
