@@ -14,6 +14,7 @@ from tests.tiny import clip_tokenizer, t5_tokenizer, tiny_sd3
 from tests.zoo.encoders import glm_tokenizer, qwen_tokenizer
 from tests.zoo.image_crossed import bert_tokenizer
 from tests.zoo.image_pipelines import flux2, run, z_image
+from tests.zoo.records import having
 
 from sinkscope.models import AttentionCall, Run, Session, observe
 from sinkscope.models._text_roles import text_roles
@@ -126,6 +127,7 @@ def test_pipelines_hand_over_what_the_user_wrote() -> None:
     assert counted["uncond", 0, "content"] == 2 and "template" not in set(sinks["role"])
 
 
+@having("Flux2KleinPipeline")
 def test_a_family_with_a_chat_template_end_to_end() -> None:
     pipe = flux2()
     with observe(pipe, layers=[0]) as seen:
@@ -161,6 +163,7 @@ def negative_roles(pipe: Any, **changes: Any) -> list[Any]:
     return found
 
 
+@having("ZImagePipeline")
 def test_a_negative_prompt_nobody_gave_is_empty() -> None:
     assert set(negative_roles(z_image())) == {"template", "eos"}
     assert negative_roles(z_image(), negative_prompt="no").count("content") == 2

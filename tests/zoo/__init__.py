@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import diffusers
+
 from .images import IMAGES
 from .language import LANGUAGE
 from .specimen import Specimen
 from .video import VIDEO
 from .vision import VISION
 
+EVERY: dict[str, Specimen] = {specimen.name: specimen for specimen in (*IMAGES, *VIDEO, *LANGUAGE, *VISION)}
 SPECIMENS: dict[str, Specimen] = {
-    specimen.name: specimen for specimen in (*IMAGES, *VIDEO, *LANGUAGE, *VISION)
+    name: specimen
+    for name, specimen in EVERY.items()
+    if all(hasattr(diffusers, needed) for needed in specimen.needs)
 }
+"""Those that the installed version of diffusers has classes for."""

@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    BriaTransformer2DModel,
-    CogView3PlusTransformer2DModel,
-    ErnieImageTransformer2DModel,
-    HunyuanImageTransformer2DModel,
-    LongCatImageTransformer2DModel,
-    LuminaNextDiT2DModel,
-    OvisImageTransformer2DModel,
-    PRXTransformer2DModel,
-    StableCascadeUNet,
-)
 from tests import tiny
 from torch import Tensor, nn
 
@@ -43,7 +33,7 @@ def _call(model: nn.Module, **inputs: Any) -> Tensor:
 def prx() -> nn.Module:
     """Image tokens attend to the text and to themselves; text asks nothing."""
     return _ready(
-        PRXTransformer2DModel,
+        diffusers.PRXTransformer2DModel,
         in_channels=4,
         patch_size=2,
         context_in_dim=16,
@@ -70,7 +60,7 @@ def run_prx(model: nn.Module) -> Tensor:
 def lumina_next() -> nn.Module:
     """Self- and cross-attention share a block's queries."""
     return _ready(
-        LuminaNextDiT2DModel,
+        diffusers.LuminaNextDiT2DModel,
         sample_size=8,
         in_channels=4,
         hidden_size=16,
@@ -100,7 +90,7 @@ def run_lumina_next(model: nn.Module) -> Tensor:
 def cogview3() -> nn.Module:
     """CogView3-Plus: text, then image."""
     return _ready(
-        CogView3PlusTransformer2DModel,
+        diffusers.CogView3PlusTransformer2DModel,
         in_channels=4,
         out_channels=4,
         num_layers=2,
@@ -161,23 +151,23 @@ def run_flux_like(model: nn.Module, **more: Any) -> Tensor:
 
 def ovis() -> nn.Module:
     """Ovis-Image: text, then image."""
-    return _flux_like(OvisImageTransformer2DModel, out_channels=16)
+    return _flux_like(diffusers.OvisImageTransformer2DModel, out_channels=16)
 
 
 def longcat() -> nn.Module:
     """LongCat-Image: text, then image."""
-    return _flux_like(LongCatImageTransformer2DModel, pooled_projection_dim=16)
+    return _flux_like(diffusers.LongCatImageTransformer2DModel, pooled_projection_dim=16)
 
 
 def bria() -> nn.Module:
     """Bria: text, then image."""
-    return _flux_like(BriaTransformer2DModel)
+    return _flux_like(diffusers.BriaTransformer2DModel)
 
 
 def hunyuan_image() -> nn.Module:
     """HunyuanImage-2.1: image, then text that was refined first."""
     return _ready(
-        HunyuanImageTransformer2DModel,
+        diffusers.HunyuanImageTransformer2DModel,
         in_channels=4,
         out_channels=4,
         num_attention_heads=2,
@@ -205,7 +195,7 @@ def run_hunyuan_image(model: nn.Module) -> Tensor:
 def ernie() -> nn.Module:
     """ERNIE-Image: image, then text."""
     return _ready(
-        ErnieImageTransformer2DModel,
+        diffusers.ErnieImageTransformer2DModel,
         hidden_size=32,
         num_attention_heads=2,
         num_layers=2,
@@ -231,7 +221,7 @@ def run_ernie(model: nn.Module) -> Tensor:
 def cascade() -> nn.Module:
     """The prior of Stable Cascade: image tokens, then text, pooled text and image features."""
     return _ready(
-        StableCascadeUNet,
+        diffusers.StableCascadeUNet,
         in_channels=4,
         out_channels=4,
         timestep_ratio_embedding_dim=8,

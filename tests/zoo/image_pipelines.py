@@ -4,29 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    AuraFlowPipeline,
-    AuraFlowTransformer2DModel,
-    AutoencoderKLFlux2,
-    AutoencoderKLQwenImage,
-    ChromaPipeline,
-    ChromaTransformer2DModel,
-    CogView4Pipeline,
-    CogView4Transformer2DModel,
-    FlowMatchEulerDiscreteScheduler,
-    Flux2KleinPipeline,
-    Flux2Transformer2DModel,
-    FluxKontextPipeline,
-    HiDreamImagePipeline,
-    HiDreamImageTransformer2DModel,
-    Lumina2Pipeline,
-    Lumina2Transformer2DModel,
-    QwenImagePipeline,
-    QwenImageTransformer2DModel,
-    ZImagePipeline,
-    ZImageTransformer2DModel,
-)
 from tests import tiny
 from torch import Tensor
 
@@ -60,11 +39,11 @@ def run(pipe: Any, **arguments: Any) -> Tensor:
     return found
 
 
-def chroma() -> ChromaPipeline:
+def chroma() -> Any:
     """FLUX without its CLIP vector: text, then image; padding of the text hidden by a mask but for its
     first token."""
     torch.manual_seed(0)
-    transformer = ChromaTransformer2DModel(
+    transformer = diffusers.ChromaTransformer2DModel(
         in_channels=16,
         num_layers=1,
         num_single_layers=1,
@@ -75,9 +54,9 @@ def chroma() -> ChromaPipeline:
         approximator_hidden_dim=16,
         approximator_layers=1,
     )
-    pipe = ChromaPipeline(
+    pipe = diffusers.ChromaPipeline(
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=flux_vae(),
         text_encoder=tiny.t5_encoder(32),
         tokenizer=tiny.t5_tokenizer(),
@@ -85,10 +64,10 @@ def chroma() -> ChromaPipeline:
     return tiny._finish(pipe, transformer)
 
 
-def kontext() -> FluxKontextPipeline:
+def kontext() -> Any:
     """FLUX.1 that looks at another image, whose tokens follow those of the painted one."""
     parts = tiny.tiny_flux().components
-    pipe = FluxKontextPipeline(**{**parts, "image_encoder": None, "feature_extractor": None})
+    pipe = diffusers.FluxKontextPipeline(**{**parts, "image_encoder": None, "feature_extractor": None})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -98,11 +77,11 @@ def picture() -> Tensor:
     return torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(1))
 
 
-def flux2() -> Flux2KleinPipeline:
+def flux2() -> Any:
     """FLUX.2 Klein: its prompt is a chat turn for Qwen3, whose layers are stacked."""
     torch.manual_seed(0)
     tokenizer = qwen_tokenizer()
-    transformer = Flux2Transformer2DModel(
+    transformer = diffusers.Flux2Transformer2DModel(
         patch_size=1,
         in_channels=16,
         num_layers=1,
@@ -114,7 +93,7 @@ def flux2() -> Flux2KleinPipeline:
         axes_dims_rope=(4, 4, 4, 4),
         guidance_embeds=False,
     )
-    vae = AutoencoderKLFlux2(
+    vae = diffusers.AutoencoderKLFlux2(
         sample_size=32,
         down_block_types=("DownEncoderBlock2D",),
         up_block_types=("UpDecoderBlock2D",),
@@ -125,8 +104,8 @@ def flux2() -> Flux2KleinPipeline:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
-    pipe = Flux2KleinPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+    pipe = diffusers.Flux2KleinPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=vae,
         text_encoder=qwen3(tokenizer),
         tokenizer=tokenizer,
@@ -135,12 +114,12 @@ def flux2() -> Flux2KleinPipeline:
     return tiny._finish(pipe, transformer)
 
 
-def qwen_image() -> QwenImagePipeline:
+def qwen_image() -> Any:
     """Qwen2.5-VL reads a template; its first tokens are dropped, shorter prompts are filled up with zeros and
     hidden as keys, not as queries."""
     torch.manual_seed(0)
     tokenizer = qwen_tokenizer()
-    transformer = QwenImageTransformer2DModel(
+    transformer = diffusers.QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=16,
         out_channels=4,
@@ -150,11 +129,11 @@ def qwen_image() -> QwenImagePipeline:
         joint_attention_dim=WIDTH,
         axes_dims_rope=(4, 4, 8),
     )
-    vae = AutoencoderKLQwenImage(
+    vae = diffusers.AutoencoderKLQwenImage(
         base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False]
     )
-    pipe = QwenImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+    pipe = diffusers.QwenImagePipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=vae,
         text_encoder=qwen_vl(tokenizer),
         tokenizer=tokenizer,
@@ -167,11 +146,11 @@ def qwen_image() -> QwenImagePipeline:
     return tiny._finish(pipe, transformer)
 
 
-def z_image() -> ZImagePipeline:
+def z_image() -> Any:
     """Each row is its image, then its text, both filled up to a multiple of 32 with learned tokens."""
     torch.manual_seed(0)
     tokenizer = qwen_tokenizer()
-    transformer = ZImageTransformer2DModel(
+    transformer = diffusers.ZImageTransformer2DModel(
         in_channels=4,
         dim=32,
         n_layers=2,
@@ -182,8 +161,8 @@ def z_image() -> ZImagePipeline:
         axes_dims=[4, 4, 8],
         axes_lens=[128, 32, 32],
     )
-    pipe = ZImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+    pipe = diffusers.ZImagePipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=flux_vae(),
         text_encoder=qwen3(tokenizer),
         tokenizer=tokenizer,
@@ -192,11 +171,11 @@ def z_image() -> ZImagePipeline:
     return tiny._finish(pipe, transformer)
 
 
-def lumina2() -> Lumina2Pipeline:
+def lumina2() -> Any:
     """Each row is its text without padding, then its image; a system prompt stands before the words."""
     torch.manual_seed(0)
     tokenizer = gemma_tokenizer()
-    transformer = Lumina2Transformer2DModel(
+    transformer = diffusers.Lumina2Transformer2DModel(
         sample_size=8,
         patch_size=2,
         in_channels=4,
@@ -210,9 +189,9 @@ def lumina2() -> Lumina2Pipeline:
         axes_lens=(64, 32, 32),
         cap_feat_dim=WIDTH,
     )
-    pipe = Lumina2Pipeline(
+    pipe = diffusers.Lumina2Pipeline(
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=flux_vae(),
         text_encoder=gemma2(tokenizer),
         tokenizer=tokenizer,
@@ -221,11 +200,11 @@ def lumina2() -> Lumina2Pipeline:
     return tiny._finish(pipe, transformer)
 
 
-def hidream() -> HiDreamImagePipeline:
+def hidream() -> Any:
     """Image, T5, the last layer of Llama and, anew in every block, another layer of Llama."""
     torch.manual_seed(0)
     tokenizer = llama_tokenizer()
-    transformer = HiDreamImageTransformer2DModel(
+    transformer = diffusers.HiDreamImageTransformer2DModel(
         patch_size=2,
         in_channels=4,
         out_channels=4,
@@ -241,8 +220,8 @@ def hidream() -> HiDreamImagePipeline:
         max_resolution=(8, 8),
         llama_layers=[0, 1],
     )
-    pipe = HiDreamImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+    pipe = diffusers.HiDreamImagePipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=flux_vae(),
         text_encoder=tiny.clip_encoder(),
         tokenizer=tiny.clip_tokenizer(),
@@ -258,11 +237,11 @@ def hidream() -> HiDreamImagePipeline:
     return tiny._finish(pipe, transformer)
 
 
-def auraflow() -> AuraFlowPipeline:
+def auraflow() -> Any:
     """Eight learned registers before the text, then the image."""
     torch.manual_seed(0)
     tokenizer = umt5_tokenizer()
-    transformer = AuraFlowTransformer2DModel(
+    transformer = diffusers.AuraFlowTransformer2DModel(
         sample_size=8,
         patch_size=2,
         in_channels=4,
@@ -275,21 +254,21 @@ def auraflow() -> AuraFlowPipeline:
         out_channels=4,
         pos_embed_max_size=64,
     )
-    pipe = AuraFlowPipeline(
+    pipe = diffusers.AuraFlowPipeline(
         tokenizer=tokenizer,
         text_encoder=umt5(tokenizer),
         vae=flux_vae(),
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
     )
     return tiny._finish(pipe, transformer)
 
 
-def cogview4() -> CogView4Pipeline:
+def cogview4() -> Any:
     """Text padded on the left to a multiple of 16, then the image."""
     torch.manual_seed(0)
     tokenizer = glm_tokenizer()
-    transformer = CogView4Transformer2DModel(
+    transformer = diffusers.CogView4Transformer2DModel(
         patch_size=2,
         in_channels=4,
         out_channels=4,
@@ -303,12 +282,12 @@ def cogview4() -> CogView4Pipeline:
         sample_size=8,
         rope_axes_dim=(8, 8),
     )
-    pipe = CogView4Pipeline(
+    pipe = diffusers.CogView4Pipeline(
         tokenizer=tokenizer,
         text_encoder=glm(tokenizer),
         vae=flux_vae(),
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
             base_shift=0.25,
             max_shift=0.75,
             base_image_seq_len=256,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import diffusers
+import pytest
 import torch
 from torch import Tensor
 
@@ -49,6 +51,12 @@ def record_anew(specimen: Specimen, **changes: Any) -> list[AttentionCall]:
     with Session(built(specimen), handler, sites=specimen.sites):
         specimen.run(built(specimen), **changes)
     return calls
+
+
+def having(*names: str) -> Any:
+    """Mark of tests that need classes which the oldest supported versions of diffusers lack."""
+    missing = [name for name in names if not hasattr(diffusers, name)]
+    return pytest.mark.skipif(bool(missing), reason=f"diffusers {diffusers.__version__} has no {missing}")
 
 
 def short(specimen: Specimen) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class Specimen:
     run: Callable[..., Tensor]
     """`run(model, **changes)`: a run of two steps (or the forward passes of a bare module) from a fixed seed,
     as one tensor (latents, hidden states or logits). `changes` are arguments of the pipeline's call."""
+    needs: tuple[str, ...] = ()
+    """Classes of diffusers that its oldest supported versions lack; without them there is no specimen."""
     guidance: Guidance = "none"
     order: tuple[str, str] = ("uncond", "cond")
     """Branches in the order in which they are computed."""
