@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from tests.recipes.compared import LPIPS, PROMPTS, MemoryRun, calls, study
 
-from sinkscope.errors import NonFiniteError, UsageError
+from sinkscope.errors import UsageError
 from sinkscope.recipes._compare import COLUMNS, compare
 from sinkscope.recipes._compare_write import readable, title, write
 from sinkscope.recipes._published import published
@@ -217,13 +217,16 @@ def test_what_is_stated_comes_first(table: pd.DataFrame) -> None:
     assert stated == sorted(stated, reverse=True) and True in stated and False in stated
 
 
-def test_a_run_with_too_few_scores_is_refused() -> None:
+def test_an_effect_with_too_few_scores_is_refused_alone() -> None:
     run = MemoryRun(study())
     scores = run.scores()
     lost = (scores["arm"] == "sink_1") & (scores["unit"] == "p00-s0")
     scores.loc[lost, ["value", "status"]] = (np.nan, "damaged")
-    with pytest.raises(NonFiniteError, match="15 of 16 units"):
-        compare(run)
+    table = compare(run)
+    refused = table["note"].fillna("").str.contains("refused: at least 98%")
+    effects = table[table["quantity"] == "effect"]
+    assert set(table.loc[refused, "arm"]) == {"sink_1"} and table.loc[refused, "ours"].isna().all()
+    assert effects.loc[effects["arm"] != "sink_1", "ours"].notna().any()
 
 
 def test_a_run_of_no_preset_is_refused() -> None:

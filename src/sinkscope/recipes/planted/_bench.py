@@ -19,7 +19,7 @@ from sinkscope.recipes.planted._plant import IMAGE_KEYS, TASKS, draw_keys, masse
 from sinkscope.study import ObservePlan, Study, run
 
 COLUMNS = ("case", "seed", "question", "expected", "found", "correct")
-PROMPTS_PER_TASK = 10
+PROMPTS_PER_TASK = 16
 DRAWS = 2000
 
 
