@@ -25,8 +25,8 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 TOPICS = (
     "index observe identity intervene studies presets findings prompts run-folder verdicts compare power "
-    "planted metrics geneval distances embedded-model families performance errors "
-    "footguns"
+    "planted metrics geneval distances embedded-model families language-vision performance "
+    "errors footguns"
 ).split()
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
