@@ -148,18 +148,15 @@ def available() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
-def table(args: argparse.Namespace) -> list[str]:
-    found = {name: times(args, DTYPES[name]) for name in args.dtypes}
+def table(args: argparse.Namespace, found: Mapping[str, Mapping[str, Times]]) -> list[str]:
     names = [name for name in next(iter(found.values())) if not name.startswith("sdpa")]
-    titles = [f"{kind}: {what}" for kind in args.dtypes for what in ("wall", "processor", "explicit / it")]
-    rows = [f"| way | bar | {' | '.join(titles)} | peak MiB, {args.peak_heads} heads |"]
-    rows.append("| --- | --- |" + " --- |" * (len(titles) + 1))
+    titles = [title for kind in args.dtypes for title in (f"{kind} wall", "processor", "explicit")]
+    rows = [f"| way | bar | {' | '.join(titles)} | peak MiB |", "| --- |" + " --- |" * (len(titles) + 2)]
     for name in ("sdpa", *names):
         cells = []
         for kind in args.dtypes:
             mine, explicit = found[kind][name], found[kind].get(f"explicit {name}")
-            each = f" ({mine.seconds * 1000 / args.heads:.0f} ms per head)" if name == "sdpa" else ""
-            cells += [f"{mine.wall:.2f}{each}", f"{mine.cpu:.2f}"]
+            cells += [f"{mine.wall:.2f}", f"{mine.cpu:.2f}"]
             cells.append(f"{explicit.wall / mine.wall:.1f}" if explicit else "")
         used = memory(name, args) if args.memory and name in WAYS else None
         bar = f"<= {BARS[name]}" if name in BARS else ""
@@ -184,13 +181,17 @@ def main() -> None:
         peak(*args.peak)
         return
     torch.set_num_threads(args.threads)
-    rows = table(args)  # first, so that the load said below is that of the measurement
+    found = {name: times(args, DTYPES[name]) for name in args.dtypes}
+    alone = ", ".join(f"{1000 * found[n]['sdpa'].seconds / args.heads:.0f} ms per head in {n}" for n in found)
     print(
         f"{args.heads} heads, {args.tokens} tokens, head size {args.dim}; {machine(args.threads)}; "
-        f"medians of {args.repeats} rounds, as ratios to `F.scaled_dot_product_attention`.\n"
+        f"medians of {args.repeats} rounds as ratios to `F.scaled_dot_product_attention` (here {alone}).\n"
     )
-    print("\n".join(rows))
-    print(f"\nFurther bars: explicit / it >= {SPEEDUP}, peak <= {MEMORY} MiB.")
+    print("\n".join(table(args, found)))
+    print(
+        f"\n`explicit`: how many times as long the explicit matrix takes (wall); the bar is {SPEEDUP}. Peak: "
+        f"beyond q, k, v, with outputs, at {args.peak_heads} heads in {args.dtypes[0]}; the bar is {MEMORY}."
+    )
 
 
 if __name__ == "__main__":
