@@ -11,7 +11,7 @@ import torch
 from tests.models.guard import state
 from tests.zoo.language import gemma2, gpt_oss, ids, padded, read_padded
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PegasusXConfig, PegasusXModel
 from transformers.models.gemma2 import modeling_gemma2
 
 from sinkscope.attention import Keys, Mask, ReplaceValue, ScaleLogit, ScaleProbability, Segment, TopMass
@@ -247,6 +247,19 @@ def test_attention_that_is_something_else_is_refused(monkeypatch: pytest.MonkeyP
     with pytest.raises(EagerAttentionError, match=r"its file has no eager_attention_forward.*sites="):
         module._forward(model.model.layers[0].self_attn, *[torch.zeros(1, 4, 2, 8)] * 3, None)
     assert everything(model) == before
+
+
+def test_a_model_without_sdpa_is_not_told_to_use_it() -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "num_global_tokens": 2, "block_size": 4}
+    for side in ("encoder", "decoder"):
+        sizes |= {f"{side}_attention_heads": 2, f"{side}_ffn_dim": 16}
+    model = PegasusXModel(PegasusXConfig(vocab_size=60, **sizes)).eval()
+    with pytest.raises(
+        EagerAttentionError, match=r"encoder.*no SDPA path for this model: choose other sites"
+    ):
+        with Session(model), torch.no_grad():
+            model(input_ids=ids(), decoder_input_ids=ids())
 
 
 def test_other_models_are_not_switched_over() -> None:

@@ -20,6 +20,7 @@ from ..errors import (
     LinearAttentionError,
     UnsupportedAttentionError,
 )
+from ._eager import without_sdpa
 from ._frames import Frame
 from ._preflight import hooks_of, who
 
@@ -112,6 +113,8 @@ def _eager_remedy(module: nn.Module, processor: str) -> str:
         return (
             "Call timm.layers.set_fused_attn(True) before the model is built, or set fused_attn=True on it."
         )
+    if without_sdpa(module):
+        return "transformers has no SDPA path for this model: choose other sites=, or pass strict=False."
     return 'Load the model with attn_implementation="sdpa", or call model.set_attn_implementation("sdpa").'
 
 

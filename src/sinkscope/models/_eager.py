@@ -278,6 +278,15 @@ def adapt(roots: Iterable[nn.Module]) -> Callable[[], None]:
     return restore
 
 
+def without_sdpa(module: nn.Module) -> bool:
+    """Whether the models in an attention module's file are such that transformers has no SDPA path for."""
+    beside = vars(sys.modules[type(module).__module__]).values()
+    models = [
+        part for part in beside if isinstance(part, type) and part.__module__ == type(module).__module__
+    ]
+    return any(getattr(model, "_supports_sdpa", None) is False for model in models)
+
+
 def _eager_only(root: nn.Module) -> list[Any]:
     """Configurations of the parts of a model that transformers can only run eagerly."""
     found = []
