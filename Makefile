@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
+OLDEST_VENV := .venv-oldest
+OLDEST_BIN := $(OLDEST_VENV)/bin
+OLDEST := $(OLDEST_VENV)/.ready
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo demo-quick test test-quick lint bench browser env clean
+.PHONY: demo demo-quick test test-quick test-oldest lint bench browser env clean
 
 demo: $(READY)  ## run the embedded study and print the path of its report
 	$(BIN)/sinkscope demo --out runs/demo
@@ -19,6 +22,10 @@ test: $(DEV) browser lint  ## everything, under ten minutes on two cores
 
 test-quick: $(DEV)  ## under two minutes
 	$(BIN)/python -m pytest -q -m "not slow and not browser"
+
+# What the oldest diffusers and transformers do not have is skipped, each with its reason.
+test-oldest: $(OLDEST)  ## models and attention in the oldest versions that pyproject.toml allows
+	SINKSCOPE_OLDEST=1 $(OLDEST_BIN)/python -m pytest -q -rs -m "not slow" tests/attention tests/models
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -39,6 +46,13 @@ $(DEV): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(DEV)
 
+$(OLDEST): pyproject.toml constraints-oldest.txt
+	test -x $(OLDEST_BIN)/python || $(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints-oldest.txt)"
+	$(OLDEST_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e . \
+	  hypothesis peft pytest pytest-timeout sentencepiece protobuf
+	touch $(OLDEST)
+
 # The report is looked at in a real browser; without one that test says so and skips.
 browser:
 	@command -v chromium >/dev/null || (command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
@@ -49,4 +63,4 @@ bench: $(READY)  ## what measuring and editing cost; rewrites the tables of docs
 	$(BIN)/python benchmarks/bench.py
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST_VENV) runs .pytest_cache .mypy_cache .ruff_cache

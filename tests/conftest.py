@@ -11,3 +11,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # where there is a GPU they run on it.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+if os.environ.get("SINKSCOPE_OLDEST"):
+    from tests.older import stand_in_for_missing_classes
+
+    stand_in_for_missing_classes()

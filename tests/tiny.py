@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -30,6 +31,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from tests import older
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -45,6 +47,8 @@ TEXT = 14
 T5_TEXT = 12
 """Positions asked of T5 (256 to 512 in the released models)."""
 
+OLDER = transformers.__version__.startswith("4.")
+"""Transformers 4 makes tokenizers of files only."""
 _CHARACTERS = string.ascii_lowercase + string.digits + ".,!-'"
 
 
@@ -52,13 +56,18 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     """Character-level CLIP tokenizer. CLIP-L pads with its end mark, CLIP-G with "!"."""
     pieces = ["!", *(c for c in _CHARACTERS if c != "!"), *(f"{c}</w>" for c in _CHARACTERS)]
     vocab = {piece: index for index, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocab, merges=[], pad_token=pad_token, model_max_length=TEXT)
+    options = {"pad_token": pad_token, "model_max_length": TEXT}
+    if OLDER:
+        return older.clip_tokenizer(vocab, **options)
+    return CLIPTokenizer(vocab=vocab, merges=[], **options)
 
 
 def t5_tokenizer() -> T5TokenizerFast:
     """Character-level T5 tokenizer: no begin mark, `</s>` at the end, `<pad>` behind it."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     letters = [(c, -3.0) for c in _CHARACTERS + string.ascii_uppercase]
+    if OLDER:
+        return older.t5_tokenizer(special + letters, model_max_length=64)
     return T5TokenizerFast(vocab=special + letters, extra_ids=0, model_max_length=64)
 
 

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from tests import tiny
@@ -101,6 +102,8 @@ def test_model_offload_hooks() -> None:
 
 @pytest.mark.parametrize("level", ["block_level", "leaf_level"])
 def test_group_offload(level: str) -> None:
+    if diffusers.__version__.startswith("0.35"):
+        pytest.skip("diffusers 0.35 offloads in groups only where there is an accelerator")
     pipe = tiny.tiny_flux()
     plain = tiny.run(pipe, output_type="latent")
     groups = {"num_blocks_per_group": 1} if level == "block_level" else {}

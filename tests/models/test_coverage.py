@@ -387,7 +387,7 @@ def test_a_failing_forward_keeps_its_own_error() -> None:
 
 @pytest.mark.parametrize("thing", [3, "shapes", object()])
 def test_what_is_no_model(thing: Any) -> None:
-    with pytest.raises(UsageError, match="expected a diffusers pipeline or a torch module"):
+    with pytest.raises(UsageError, match="expected a pipeline of diffusers or transformers or"):
         Session(thing)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sinkscope.models import AttentionCall, AttentionMap, attention_map
-from sinkscope.models._denoiser import denoisers
+from sinkscope.models._denoiser import denoisers, forward_inputs
+from sinkscope.models.families import family_of
 
 from .records import built, record, short
 from .specimen import Specimen
@@ -40,32 +41,53 @@ class _Stop(Exception):
     """Ends a run at the door of the pipeline."""
 
 
-def _arguments(specimen: Specimen) -> dict[str, Any]:
-    """What the specimen's run calls its pipeline with; nothing is run."""
+def _given(specimen: Specimen) -> dict[str, Any]:
+    """What the specimen's run calls its pipeline or module with, by name; nothing is run."""
     given: dict[str, Any] = {}
+    model = built(specimen)
 
     def stop(self: Any, *args: Any, **kwargs: Any) -> None:
-        given.update(kwargs)
+        given.update(kwargs if specimen.whole else forward_inputs(model, args, kwargs))
         raise _Stop
 
-    pipe = built(specimen)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(_Stop):
-        patch.setattr(type(pipe), "__call__", stop)
-        specimen.run(pipe, **short(specimen))
+        patch.setattr(type(model), "__call__", stop)
+        specimen.run(model, **short(specimen))
     return given
+
+
+def _size(specimen: Specimen, given: dict[str, Any]) -> dict[str, int]:
+    """Height, width and frames: as the pipeline was asked, or such that a module's latents come out."""
+    if specimen.whole:
+        named = {"height": "height", "width": "width", "num_frames": "frames", "video_length": "frames"}
+        return {to: given[name] for name, to in named.items() if given.get(name)}
+    family = family_of(built(specimen))
+    latents = given.get("hidden_states", given.get("sample"))
+    if (
+        family is None
+        or family.visual == "audio"
+        or latents is None
+        or latents.dim() < 4
+        or specimen.group not in ("image", "video")
+    ):
+        return {}
+    axes = family.latents or ("cfhw" if latents.dim() == 5 else "chw")
+    shape = dict(zip(axes, latents.shape[1:], strict=True))
+    size = {"height": 8 * shape["h"], "width": 8 * shape["w"]}
+    per_frame = attention_map(built(specimen), frames=5).size.latent.frames - 1 or 1
+    return {**size, "frames": (shape["f"] - 1) * 4 // per_frame + 1} if "f" in shape else size
 
 
 def maps(specimen: Specimen) -> Iterator[AttentionMap]:
     """Maps from the configuration, at the size of the run and the lengths its text may have had."""
     calls = record(specimen, **short(specimen))
-    given = _arguments(specimen) if specimen.whole else {}
-    size = {name: given[name] for name in ("height", "width") if given.get(name)}
-    frames = given.get("num_frames") or given.get("video_length")
+    given = _given(specimen)
+    size = _size(specimen, given)
     lengths = [int(call.key_segments["text"].sum(-1).max()) for call in calls if "text" in call.key_segments]
     lengths += [call.k.shape[2] for call in calls if call.site.kind in ("cross", "causal", "self")]
     lengths += [given.get("max_sequence_length")]
     for text in dict.fromkeys(lengths):
-        yield attention_map(built(specimen), **size, frames=frames, text=text)
+        yield attention_map(built(specimen), **size, text=text)
 
 
 def told_by_config(specimen: Specimen) -> bool:

@@ -114,7 +114,9 @@ def is_video(root: nn.Module) -> bool:
     """Whether the latents of a denoiser have a time axis."""
     family = family_of(root)
     kind = type(root).__name__
-    return "3D" in kind or "Motion" in kind or (family is not None and family.visual == "video")
+    return any(mark in kind for mark in ("3D", "Motion", "SpatioTemporal")) or (
+        family is not None and family.visual == "video"
+    )
 
 
 class _Maker:
@@ -165,6 +167,18 @@ class _Maker:
         axes = self._has("axes_dims_rope")
         return torch.zeros(count, len(axes) if axes else 3)
 
+    def visual_rope_pos(self) -> Any:
+        patch = self._has("patch_size") or (1, 1, 1)
+        sizes = (self._size.frames, self._size.height, self._size.width)
+        return [torch.arange(size // step) for size, step in zip(sizes, patch, strict=True)]
+
+    def text_rope_pos(self) -> Any:
+        return torch.arange(self._size.text)
+
+    def added_time_ids(self) -> Any:
+        wide, each = self._has("projection_class_embeddings_input_dim"), self._has("addition_time_embed_dim")
+        return None if wide is None or each is None else torch.zeros(1, wide // each)
+
     def img_shapes(self) -> Any:
         return [[(self._size.frames, self._size.height // 2, self._size.width // 2)]]
 
@@ -203,7 +217,7 @@ class _Maker:
         text = self._size.clip if self._has("cross_attention_dim_t5") else self._size.text
         # UNets with motion modules take their frames as rows.
         rows = self._size.frames if "Motion" in type(self._root).__name__ else 1
-        return _empty(rows, text, wide)
+        return _empty(rows, 1 if "SpatioTemporal" in type(self._root).__name__ else text, wide)
 
     def encoder_hidden_states_t5(self) -> Any:
         captions = self._has("caption_channels")
@@ -216,8 +230,20 @@ class _Maker:
             return None
         return _empty(max(layers) + 1, 1, self._size.text, captions[1])
 
+    def encoder_hidden_states_2(self) -> Any:
+        wide = self._has("text_embed_2_dim")
+        return None if wide is None else _empty(1, self._size.text, wide)
+
+    def encoder_attention_mask_2(self) -> Any:
+        return torch.ones(1, self._size.text, dtype=torch.bool)
+
+    def image_embeds(self) -> Any:
+        # Zeros stand for no image; the model looks at their values.
+        wide = self._has("image_embed_dim")
+        return None if wide is None else torch.zeros(1, self._size.image, wide)
+
     def pooled_projections(self) -> Any:
-        wide = self._has("pooled_projection_dim")
+        wide = _first(self._config, ("pooled_projection_dim", "in_text_dim2"))
         return None if wide is None else _empty(1, wide)
 
     def global_hidden_states(self) -> Any:

@@ -34,6 +34,7 @@ _WITHOUT_AUTOENCODER = {
     "MochiTransformer3DModel": (8, 6),
     "LatteTransformer3DModel": (8, 1),
     "UNetMotionModel": (8, 1),
+    "UNetSpatioTemporalConditionModel": (8, 1),
 }
 """Pixels and frames per latent of the released pipelines, where they are not 8 and 4 (1 for images)."""
 
@@ -126,7 +127,7 @@ def _temporal(config: Mapping[str, Any], bones: Skeleton) -> int:
         return 2 ** sum(map(bool, config["temperal_downsample"]))
     # Autoencoders of images are applied frame by frame.
     kind = bones.others.get("vae", "")
-    return 1 if kind == "AutoencoderKL" else 4 if kind else 1
+    return 1 if kind in ("", "AutoencoderKL", "AutoencoderKLTemporalDecoder") else 4
 
 
 def _own_size(root: nn.Module, spatial: int, call: Mapping[str, int]) -> tuple[int, int]:
@@ -146,7 +147,9 @@ def _own_size(root: nn.Module, spatial: int, call: Mapping[str, int]) -> tuple[i
 def _own_frames(root: nn.Module, temporal: int) -> int:
     config: Any = getattr(root, "config", None)
     frames = getattr(config, "sample_frames", None)
-    if isinstance(frames, int):
+    if frames is None and is_video(root) and isinstance(getattr(config, "num_frames", None), int):
+        return int(config.num_frames)
+    if isinstance(frames, int):  # CogVideoX counts frames there, Allegro latent frames
         return (frames - 1) * temporal + 1 if frames < 30 else frames
     return 1
 
