@@ -19,6 +19,7 @@ from sinkscope.attention import (
     Selector,
     TopMass,
     Within,
+    _selectors,
     default_group,
     selector_from_dict,
 )
@@ -284,3 +285,13 @@ def test_within_is_data_and_asks_for_what_its_selector_asks() -> None:
         Within(TopMass(keys_per_head=1), "register").choose(context())
     with pytest.raises(UsageError, match="only 4 of 12 keys"):
         TopMass(keys_per_head=5, within="text").choose(context())
+
+
+@pytest.mark.parametrize("values", [2, 50])
+def test_the_highest_are_those_a_stable_sort_puts_first(values: int) -> None:
+    scores = torch.randint(values, (3, 4, 40), generator=torch.Generator().manual_seed(0)).float()
+    scores[0, 0, 5:] = -torch.inf
+    order = scores.sort(dim=-1, descending=True, stable=True).indices
+    for count in (1, 3, 39, 40):
+        want = torch.zeros(3, 4, 40, dtype=torch.bool).scatter(-1, order[..., :count], True)
+        assert torch.equal(_selectors._top(scores, count), want)

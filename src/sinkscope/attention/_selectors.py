@@ -134,9 +134,8 @@ class _Budget(Selector):
 
         ask(candidates.sum(-1).amin() if candidates.numel() else torch.zeros(1), check)
         ranked = scores.masked_fill(~candidates, -torch.inf)
-        order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., first : first + count]
-        chosen = torch.zeros_like(candidates).scatter(-1, order, True)
-        return chosen.expand(ctx.shape)
+        chosen = _top(ranked, first + count)
+        return (chosen & ~_top(ranked, first) if first else chosen).expand(ctx.shape)
 
 
 @dataclass(frozen=True)
@@ -383,6 +382,16 @@ class Frozen(Selector):
                 f"was first seen at step {ctx.step}. Choose a step that the run reaches, counted from 0."
             )
         return torch.stack([ctx.memory[(self, row)] for row in rows]).to(ctx.device)
+
+
+def _top(scores: Tensor, count: int) -> Tensor:
+    """Boolean [..., key] of the `count` highest scores, ties to the lower index.
+
+    Far quicker than a stable sort, which a GPU spends a good part of an attention call on.
+    """
+    last = scores.topk(min(count, scores.shape[-1]), dim=-1).values[..., -1:]
+    above, ties = scores > last, scores == last
+    return above | (ties & (ties.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
 
 
 def _candidates(ctx: SelectionContext, within: str | None = None) -> Tensor:
