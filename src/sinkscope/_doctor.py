@@ -6,8 +6,12 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from sinkscope._version import __version__
 from sinkscope.errors import SinkscopeError
@@ -26,20 +30,37 @@ def examine() -> int:
     )
     missing = list(_packages())
     if missing:
-        print(f"\nmissing: {', '.join(missing)}\n  get it: pip install {' '.join(missing)}")
+        print(f"\nmissing or too old: {', '.join(missing)}\n  get it: pip install {shlex.join(missing)}")
         return 1
     _devices()
     return 0 if all([_embedded(), _metrics(), _cache()]) else 1
 
 
 def _packages() -> Iterator[str]:
+    """Print versions; what is absent or older than sinkscope needs, as pip is asked for it."""
     print("\npackages")
+    needed = _needed()
     for name in CORE:
+        wanted = needed.get(name, "")
         try:
-            print(f"  {name:<14} {importlib.metadata.version(name)}")
+            version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             print(f"  {name:<14} not installed")
-            yield name
+            yield f"{name}{wanted}"
+            continue
+        fits = SpecifierSet(wanted).contains(version, prereleases=True)
+        print(f"  {name:<14} {version}" + ("" if fits else f", but sinkscope needs {wanted}"))
+        if not fits:
+            yield f"{name}{wanted}"
+
+
+def _needed() -> dict[str, str]:
+    """Package to the versions that sinkscope needs; empty where it was not installed as a package."""
+    try:
+        asked = [Requirement(text) for text in importlib.metadata.requires("sinkscope") or ()]
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    return {one.name: str(one.specifier) for one in asked if one.marker is None}
 
 
 def _devices() -> None:
