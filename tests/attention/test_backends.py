@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -89,3 +92,28 @@ def test_commands_refuse_a_backend_before_they_load_a_model(
     assert "Attention backend 'triton' cannot run this call" in capsys.readouterr().err
     assert cli.main([*command, "--backend", "fast", "--device", "cpu"]) == 2
     assert "Unknown attention backend 'fast'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "how", "why"),
+    [
+        ({"dtype": torch.float64}, {}, "q, k, v are torch.float64"),
+        ({"dim": 300}, {}, "the head size is 300"),
+        ({}, {"softcap": 5.0}, "the call caps its logits"),
+    ],
+)
+def test_what_the_gpu_kernels_refuse_is_measured_all_the_same_and_said_once(
+    change: dict[str, Any], how: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    entry = replace(_backends._BACKENDS["triton"], suits=lambda device, dtype: True)  # as on a GPU
+    monkeypatch.setitem(_backends._BACKENDS, "triton", entry)
+    monkeypatch.setattr(_backends, "_SAID", set())
+    call = make(**{"dtype": torch.float32, "spread": 0.5, **change})
+    with pytest.warns(UserWarning, match=f"'triton' does not run here: {why}.*The next one measures"):
+        got = attention.measure(call.q, call.k, **how).mass["all"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attention.measure(call.q, call.k, **how)
+    want = attention.measure(call.q, call.k, backend="reference", **how).mass["all"]
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-8)
