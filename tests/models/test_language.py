@@ -154,6 +154,22 @@ def test_a_folder_of_a_language_model_is_loaded_with_its_head(tmp_path: Path) ->
     assert load(tmp_path, dtype="bfloat16").dtype == torch.bfloat16
 
 
+def test_a_model_that_peft_wrapped_is_the_model_inside() -> None:
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    model = peft.get_peft_model(llama(), lora)
+    assert [site.name for site in sites(model)] == [f"model.layers.{layer}.self_attn" for layer in (0, 1)]
+    plain = generate(model)
+    with observe(model, layers=1, tokenizer=Numbers()) as seen:
+        assert torch.equal(generate(model), plain)
+    assert seen.mass().shape == (3, 2, 4, 9)
+    found = seen.sinks(keys_per_head=7)
+    for row in found[found.step == 2].itertuples():
+        assert row.token == str(int(plain[row.unit, row.key]))
+    with intervene(model, Edit(Keys((0,)), Mask())):
+        assert not torch.allclose(logits(model), logits(llama()), atol=1e-3)
+
+
 def test_a_tokenizer_for_anything_else_is_refused() -> None:
     with pytest.raises(UsageError, match=r"tokenizer=..., but MultiheadAttention is no language model"):
         Session(nn.MultiheadAttention(8, 2), tokenizer=words())

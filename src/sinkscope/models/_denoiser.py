@@ -27,11 +27,14 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def opened(pipe: Any) -> tuple[Any, Any]:
-    """The model of a pipeline of transformers and what makes its token ids; anything else as it is."""
-    model = getattr(pipe, "model", None)
-    if isinstance(pipe, nn.Module) or not isinstance(model, nn.Module) or hasattr(pipe, "components"):
-        return pipe, None
-    return model, getattr(pipe, "tokenizer", None) or getattr(pipe, "processor", None)
+    """The model of a pipeline of transformers and what makes its token ids, and the model inside of one that
+    peft wrapped; anything else as it is."""
+    model, tokenizer = getattr(pipe, "model", None), None
+    if not isinstance(pipe, nn.Module) and isinstance(model, nn.Module) and not hasattr(pipe, "components"):
+        pipe, tokenizer = model, getattr(pipe, "tokenizer", None) or getattr(pipe, "processor", None)
+    # `generate` of the wrapper goes past the wrapper's own forward pass.
+    wrapped = any(kind.__name__ == "PeftModel" for kind in type(pipe).__mro__)
+    return (pipe.get_base_model() if wrapped else pipe), tokenizer
 
 
 def denoisers(pipe: Any) -> dict[str, nn.Module]:
