@@ -25,7 +25,7 @@ from PIL import Image
 from tests import tiny
 from torch import Tensor
 from transformers import (
-    CLIPImageProcessorPil,
+    CLIPImageProcessor,
     CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
@@ -135,7 +135,7 @@ def svd() -> StableVideoDiffusionPipeline:
         image_encoder=CLIPVisionModelWithProjection(vision),
         unet=unet,
         scheduler=EulerDiscreteScheduler(use_karras_sigmas=True, prediction_type="v_prediction"),
-        feature_extractor=CLIPImageProcessorPil(),
+        feature_extractor=CLIPImageProcessor(),
     )
     return tiny._finish(pipe, unet)
 
