@@ -41,7 +41,7 @@ def test_ratios_in_words() -> None:
     ]
     without = further.ratios(frame.iloc[[0]])
     assert without is not None and without.table.columns[-1] == "prompts" and not without.folded
-    many = further.ratios(pd.concat([frame.iloc[[0]]] * 13))
+    many = further.ratios(pd.concat([frame.iloc[[0]]] * 21))
     assert many is not None and many.folded
     assert further.ratios(frame.iloc[[3]]) is None
 

@@ -104,6 +104,9 @@ def test_identical_arms_are_equivalent_with_a_note():
     assert (row["effect"], row["ci_low"], row["ci_high"], row["p_t"], row["dz"]) == (0, 0, 0, 1, 0)
     assert row["verdict"] == "equivalent" and row["direction"] == "none"
     assert "every pair is identical" in row["note"] and row["family_size"] == 2
+    assert row["note"].endswith("; up to 6% of all prompts may yet change")
+    known = effects(study(), contrasts=[Contrast("null", "baseline")], identical=[("null", "baseline")])
+    assert known["note"].iloc[0].endswith("equivalent for any margin")
 
 
 def test_equivalence_needs_a_margin_and_may_be_non_zero():

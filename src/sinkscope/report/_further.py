@@ -16,7 +16,7 @@ from sinkscope.report._format import NOT_AVAILABLE, count, estimate, is_missing,
 from sinkscope.report._tables import Table
 
 Row = Mapping[Any, Any]
-SHORT = 12
+SHORT = 20
 """Rows up to which a table is shown unfolded."""
 
 

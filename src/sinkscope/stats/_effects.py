@@ -293,7 +293,13 @@ def _shape_notes(cell: _Cell, d: np.ndarray, found: Summary) -> list[str]:
         open_ = f"{d.size} prompts do not exclude differences up to {found.ci[1]:.2g}"
         return [f"every pair is identical; a 0/1 score: {'the images are the same' if cell.same else open_}"]
     if not changed:
-        return ["every pair is identical: zero-width interval, equivalent for any margin"]
+        said = "every pair is identical: zero-width interval, equivalent for any margin"
+        # What n equal pairs leave open at 95 %, the rule of three.
+        return [
+            said
+            if cell.same
+            else f"{said}; up to {1 - 0.05 ** (1 / d.size):.0%} of all prompts may yet change"
+        ]
     notes = []
     if d.min() == d.max():
         notes.append(
