@@ -99,7 +99,6 @@ def test_commands_refuse_a_backend_before_they_load_a_model(
     [
         ({"dtype": torch.float64}, {}, "q, k, v are torch.float64"),
         ({"dim": 300}, {}, "the head size is 300"),
-        ({}, {"softcap": 5.0}, "the call caps its logits"),
     ],
 )
 def test_what_the_gpu_kernels_refuse_is_measured_all_the_same_and_said_once(

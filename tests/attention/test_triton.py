@@ -101,6 +101,13 @@ def test_cutting_the_queries_changes_nothing(
     compare(moved(small(5, heads=1, queries=149, keys=33, mask=mask), device), want=("mass", *STATISTICS[1:]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_capped_logits(device: torch.device, dtype: torch.dtype) -> None:
+    call = small(12, mask="keys", dtype=dtype, spread=8.0)
+    call.softcap = 4.0  # most logits lie far beyond it, and their exponentials overflow
+    compare(moved(call, device))
+
+
 @pytest.mark.parametrize("low", [None, -torch.inf, torch.finfo(torch.float32).min])
 def test_queries_without_keys(device: torch.device, low: float | None) -> None:
     call = small(6, mask="bool")

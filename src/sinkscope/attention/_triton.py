@@ -49,8 +49,6 @@ def refusal(ops: Operands) -> str | None:
         return f"the head size is {largest}; it takes 1 to {LARGEST_HEAD}"
     if len(ops.masks) > 2:
         return f"the call has {len(ops.masks)} masks; it takes two"
-    if ops.softcap is not None:
-        return "the call caps its logits"
     if min(ops.q.numel(), ops.k.numel()) == 0:
         return "the call is empty"
     if ops.q.device.type != "cuda" and not (ops.q.device.type == "cpu" and _interpreted()):
@@ -174,6 +172,8 @@ def _arguments(ops: Operands, blocks: Blocks) -> dict[str, Any]:
         "count": count,
         "keys": keys,
         "scale": ops.factor,
+        "cap": 1.0 if ops.softcap is None else float(ops.softcap),
+        "CAPPED": ops.softcap is not None,
         "DIM": dim,
         "PAD": _padded(dim),
         "CAUSAL": ops.is_causal,

@@ -25,7 +25,7 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 @triton.jit
 def _rowlse(
     q, k, v, mask0, mask1, positions, top, total, entropy, out,
-    heads, group, count, keys, scale,
+    heads, group, count, keys, scale, cap,
     q_row, q_head, q_token, q_dim,
     k_row, k_head, k_token, k_dim,
     v_row, v_head, v_token, v_dim,
@@ -33,6 +33,7 @@ def _rowlse(
     m1_row, m1_head, m1_query, m1_key,
     DIM: tl.constexpr, PAD: tl.constexpr, VDIM: tl.constexpr, VPAD: tl.constexpr,
     KIND0: tl.constexpr, KIND1: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr,
+    CAPPED: tl.constexpr,
     ENTROPY: tl.constexpr, OUTPUT: tl.constexpr, WIDEN: tl.constexpr, VWIDEN: tl.constexpr,
     SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -78,6 +79,8 @@ def _rowlse(
         if WIDEN:
             ks = ks.to(tl.float32)
         s = tl.dot(qs, tl.trans(ks), input_precision="ieee") * scale
+        if CAPPED:  # cap * tanh(s / cap); its exponential may overflow, the result does not
+            s = cap * (1.0 - 2.0 / (tl.exp2(s * (2.0 * LOG2E / cap)) + 1.0))
         inside = (rows[:, None] < count) & (columns[None, :] < keys)
         if KIND0 != 0:
             found0 = tl.load(
@@ -144,13 +147,14 @@ def _rowlse(
 @triton.jit
 def _colsum(
     q, k, mask0, mask1, positions, top, weights, mass,
-    heads, group, count, keys, scale, share,
+    heads, group, count, keys, scale, cap, share,
     q_row, q_head, q_token, q_dim,
     k_row, k_head, k_token, k_dim,
     m0_row, m0_head, m0_query, m0_key,
     m1_row, m1_head, m1_query, m1_key,
     DIM: tl.constexpr, PAD: tl.constexpr, GROUPS: tl.constexpr, GPAD: tl.constexpr,
     KIND0: tl.constexpr, KIND1: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr,
+    CAPPED: tl.constexpr,
     WIDEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Per key and query group: sum over queries of weight * exp(logit - largest logit of the query).
@@ -193,6 +197,8 @@ def _colsum(
         if WIDEN:
             qs = qs.to(tl.float32)
         s = tl.dot(qs, tl.trans(ks), input_precision="ieee") * scale
+        if CAPPED:  # cap * tanh(s / cap); its exponential may overflow, the result does not
+            s = cap * (1.0 - 2.0 / (tl.exp2(s * (2.0 * LOG2E / cap)) + 1.0))
         inside = (rows[:, None] < count) & (columns[None, :] < keys)
         if KIND0 != 0:
             found0 = tl.load(
