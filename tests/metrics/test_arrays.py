@@ -78,6 +78,18 @@ def test_what_cannot_be_scored_says_why_and_costs_nothing_else() -> None:
     assert over["status"][0] == "perplexity gave inf, expected a finite number"
 
 
+def test_tokens_at_the_start_can_be_left_out() -> None:
+    for name in ("loss", "perplexity", "accuracy", "top1"):
+        rest = {key: value[2:] for key, value in unit(0).items()}
+        cut = metrics.get(name, skip=2).score([unit(0)], None, [unit(1)])
+        assert cut == metrics.get(name).score([rest], None, [{k: v[2:] for k, v in unit(1).items()}])
+        assert metrics.get(name, skip=2).identity() != metrics.get(name).identity()
+    table = score_arrays(metrics.get("loss", skip=6), [unit(0)])
+    assert table["status"][0] == "loss skips 6 tokens, and the output has 6"
+    with pytest.raises(UsageError, match="loss got skip=-1"):
+        metrics.get("loss", skip=-1)
+
+
 def test_mistakes() -> None:
     with pytest.raises(UsageError, match="scores arrays .loss. of models that read, got str"):
         metrics.get("loss").score(["picture"])

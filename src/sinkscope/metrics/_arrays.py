@@ -106,7 +106,31 @@ class ArrayMetric:
         return theirs
 
 
-class Loss(ArrayMetric):
+class _PerToken(ArrayMetric):
+    """A metric of numbers per token, or per answer.
+
+    Args:
+        skip: Leave out so many tokens at the start. In causal attention the first queries see so few keys
+            that an edit may leave them none, which says nothing about sinks.
+    """
+
+    def __init__(self, skip: int = 0) -> None:
+        if isinstance(skip, bool) or not isinstance(skip, int) or skip < 0:
+            raise UsageError(f"{self.name} got skip={skip!r}: expected a whole number from 0.")
+        self.skip = skip
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers."""
+        return {**super().identity(), **({"skip": self.skip} if self.skip else {})}
+
+    def _read(self, output: Any) -> list[NDArray[Any]]:
+        found = super()._read(output)
+        if self.skip and any(self.skip >= len(array) for array in found):
+            raise ImageError(f"{self.name} skips {self.skip} tokens, and the output has {len(found[0])}")
+        return [array[self.skip :] for array in found]
+
+
+class Loss(_PerToken):
     """Mean nats per token, or per answer."""
 
     name = "loss"
@@ -117,7 +141,7 @@ class Loss(ArrayMetric):
         return float(np.mean(mine[0], dtype=np.float64))
 
 
-class Perplexity(ArrayMetric):
+class Perplexity(_PerToken):
     """`exp` of the mean nats per token of the unit."""
 
     name = "perplexity"
@@ -129,7 +153,7 @@ class Perplexity(ArrayMetric):
             return float(np.exp(np.mean(mine[0], dtype=np.float64)))
 
 
-class Accuracy(ArrayMetric):
+class Accuracy(_PerToken):
     """Share of tokens, or answers, of which the most likely one is the true one."""
 
     name = "accuracy"
@@ -140,7 +164,7 @@ class Accuracy(ArrayMetric):
         return float(np.mean(mine[0] == mine[1]))
 
 
-class Top1(ArrayMetric):
+class Top1(_PerToken):
     """Share of tokens, or answers, of which the most likely one is the same as the baseline's."""
 
     name = "top1"

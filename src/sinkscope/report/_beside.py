@@ -150,29 +150,36 @@ def kind(frame: pd.DataFrame) -> pd.Series[str]:
     return segment.where(role == "", segment + ": " + role.astype(str))
 
 
+def even(side: Side, top: pd.DataFrame) -> pd.Series[float]:
+    """The mass that attention without any preference would give these keys.
+
+    1/n of n keys; where attention is causal key j gets 1/(i + 1) of every query i from j on.
+    """
+    n = (top["times_uniform"] / top["mass"]).round().astype(int)
+    resolved = side.data.record.get("resolved") or {}
+    if not resolved.get("causal"):
+        return 1.0 / n
+    shares: dict[int, np.ndarray] = {
+        count: np.cumsum(1.0 / np.arange(count, 0, -1))[::-1] / count for count in n.unique()
+    }
+    found = [shares[count][key] for count, key in zip(n, top["key"], strict=True)]
+    return pd.Series(found, index=top.index)
+
+
 def _sinks(sides: Sequence[Side]) -> Table:
     """Per side and layer: mass of the strongest key, its most frequent place, and how often it stays."""
-    columns = ["", "layer", "mass of the strongest key", "times uniform", "which keys they are"]
-    columns += ["most often key", "same key in the next step"]
+    columns = ["", "layer", "mass", "times even", "which keys they are", "most often key", "stays"]
     rows = []
     for side in sides:
         top = strongest(side)
+        ratios = top["mass"] / even(side, top) if len(top) else top["mass"]
         for layer, part in top.groupby("layer"):
-            ratio = part["times_uniform"].mean() if "times_uniform" in part.columns else float("nan")
             shares = kind(part).value_counts(normalize=True)
             words = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.head(3).items())
             often = part["key"].value_counts(normalize=True)
-            rows.append(
-                [
-                    side.name,
-                    str(layer),
-                    number(part["mass"].mean()),
-                    number(ratio),
-                    words,
-                    f"{often.index[0]} ({100 * often.iloc[0]:.0f} %)",
-                    _stays(part),
-                ]
-            )
+            most = f"{often.index[0]} ({100 * often.iloc[0]:.0f} %)"
+            numbers = [number(part["mass"].mean()), number(ratios[part.index].mean())]
+            rows.append([side.name, str(layer), *numbers, words, most, _stays(part)])
     return Table(columns, rows, frozenset({1, 2, 3}))
 
 
@@ -180,7 +187,7 @@ def _stays(part: pd.DataFrame) -> str:
     """Share of heads whose strongest key is the same one step later."""
     wide = part.pivot_table(index=["unit", "head"], columns="step", values="key", aggfunc="first")
     if wide.shape[1] < 2:
-        return "one step only"
+        return "one step"
     pairs = wide.to_numpy()
     return f"{100 * np.mean(pairs[:, 1:] == pairs[:, :-1]):.0f} %"
 

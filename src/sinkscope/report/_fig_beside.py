@@ -48,7 +48,7 @@ def mass_over_steps(tops: Mapping[str, pd.DataFrame]) -> Drawing:
 def positions(tops: Mapping[str, pd.DataFrame]) -> Drawing:
     """Which key is the strongest in each step: share of units, layers and heads, one panel per side."""
     keys = 1 + max(int(top["key"].max()) for top in tops.values())
-    widths = [max(0.22, np.log1p(top["step"].nunique()) / 3) for top in tops.values()]
+    widths = [max(0.45, np.log1p(top["step"].nunique()) / 3) for top in tops.values()]
     with style():
         figure = Drawing(figsize=(WIDTH, 3.6), layout="constrained")
         figure.caption = f"Position of the strongest key over steps: {', '.join(tops)}."
@@ -66,7 +66,9 @@ def positions(tops: Mapping[str, pd.DataFrame]) -> Drawing:
                         tip(figure, cell, f"{name}, step {step}, key {key}: {100 * value:.1f} %")
             axes.set(xlim=(-0.5, share.shape[1] - 0.5), ylim=(keys - 0.5, -0.5), xlabel="step")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-            axes.set_title(name)
+            if share.shape[1] == 1:
+                axes.set_xticks([0], [str(share.columns[0])])
+            axes.set_title(name.replace("_", "\n"), fontsize=8.5)
         panels[0].set_ylabel("key (position in the sequence)")
         bar = figure.colorbar(matplotlib.cm.ScalarMappable(norm, paint), ax=list(panels), fraction=0.05)
         bar.set_ticks([0, 0.1**0.5, 0.5, 1], labels=["0", "10 %", "25 %", "100 %"])

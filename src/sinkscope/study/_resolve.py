@@ -37,8 +37,9 @@ def resolve(pipe: Any, study: Study, prompts: Sequence[PromptRecord]) -> dict[st
     kind = kind_of(pipe)
     observed = _observed(pipe, study, small)
     return {
-        # Named only where it is not the usual one.
+        # Named only where they are not the usual ones.
         **({} if kind == IMAGE else {"output": kind}),
+        **({"causal": True} if any(site.kind == "causal" for site in sites(pipe)) else {}),
         "batch": study.batch or _batch(pipe, study, prompts, small, observed),
         "device": device,
         "threads": torch.get_num_threads(),

@@ -17,6 +17,9 @@ PASSES = 16
 MARGINS = {"loss": 0.05, "accuracy": 0.02}
 """Smallest differences that would matter, declared before the first run: a twentieth of a nat per word, two
 words in a hundred."""
+SKIP = 10
+"""Words at the start that are not scored: their causal queries see at most as many keys as an arm removes."""
+METRICS = ("loss", "perplexity", "accuracy", "top1")
 FULL, DEMO = 256, 48
 
 
@@ -34,7 +37,8 @@ def _fields(m: Setting, steps: int) -> dict[str, Any]:
         "prompts": stories(FULL if m.full else DEMO),
         "arms": ladder(),
         "steps": steps,
-        "metrics": ("loss", "perplexity", "accuracy", "top1"),
+        "metrics": METRICS,
+        "metric_options": {name: {"skip": SKIP} for name in METRICS},
         "margins": MARGINS,
         "equivalence": tuple(MARGINS),
         "observe": ObservePlan(units=24 if m.full else None),
@@ -65,7 +69,7 @@ PRESET = Preset(
         AUTOREGRESSIVE: Variant(
             autoregressive,
             "Each story is read once from the left. The heaviest keys of every head of every layer, as many "
-            "random keys, and random keys of as much mass, are removed.",
+            "random keys, and random keys of as much mass, are removed. The first 10 words are not scored.",
         ),
         MASKED: Variant(
             masked_diffusion,
