@@ -58,7 +58,8 @@ class Reader:
     def describe(self, call: AttentionCall, evaluation: Evaluation) -> AttentionCall:
         """Add the segments of keys and queries."""
         tower = self._tower(call.site.name)
-        key = (tower and tower.name, call.site.kind, call.q.shape, call.k.shape, call.sinks, call.rows)
+        shapes = (call.q.shape, call.k.shape, call.k.device)
+        key = (tower and tower.name, call.site.kind, *shapes, call.sinks, call.rows)
         kept = evaluation.cache
         if ("segments", key) not in kept:
             keys = self._keys(call, evaluation, tower)
