@@ -148,3 +148,23 @@ def test_the_backend_of_a_cpu_call_is_the_row_block_pass() -> None:
             q = torch.zeros(1, 1, 2, dim, dtype=dtype)
             assert _backends.pick_backend(None, Operands(q, q)) is _rowblock.rowblock
     assert incoming_mass(q, q).dtype == torch.float32
+
+
+@pytest.mark.parametrize("low", [-torch.inf, -1e38, -100.0])
+def test_a_row_without_any_key_does_not_change_its_neighbours(low: float) -> None:
+    """Whether a mask over keys leaves every row a key decides how the pass goes, not what it finds."""
+    call = make(8, rows=3, queries=40, keys=48, mask="keys", dtype=torch.float32)
+    call.mask = torch.where(call.mask, 0.0, low)
+    other = call.mask.clone()
+    other[1] = -torch.inf
+    for size in (3000, 2**22):
+        with mock.patch.object(_rowblock, "CPU_BLOCK_BYTES", size):
+            kept, lost = (
+                measure(call.q, call.k, call.v, mask=mask, want=STATISTICS) for mask in (call.mask, other)
+            )
+        for name in ("lse", "concentration", "output", "max_activation"):
+            assert torch.equal(getattr(kept, name)[[0, 2]], getattr(lost, name)[[0, 2]])
+        for name in ("mass", "entropy", "max_weight"):
+            found, goal = getattr(lost, name)["all"], getattr(kept, name)["all"]
+            assert torch.equal(found[[0, 2]], goal[[0, 2]]) and bool(found[1].isnan().all())
+        assert bool((lost.lse[1] == -torch.inf).all()) and bool((lost.output[1] == 0).all())

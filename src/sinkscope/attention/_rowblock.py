@@ -13,6 +13,7 @@ Not guaranteed: speed on GPUs, where a fused kernel is the better tool.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ CPU_BLOCK_BYTES = 4 * 2**20
 DEVICE_BLOCK_BYTES = 64 * 2**20
 LANES = 16
 """float32 numbers in a cache line"""
+FAR_BELOW = -1e30
+"""Several biases above this one cannot add up to -inf."""
 
 
 class Block(NamedTuple):
@@ -138,6 +141,18 @@ def _hidden(ops: Operands, block: Block, keys: int) -> Tensor:
     return torch.arange(keys, device=device) > positions[block.queries, None]
 
 
+def _surely_alive(ops: Operands) -> bool:
+    """Whether masks over keys alone leave every row and head some key, so that no query has to be looked at.
+
+    Two passes over every block of logits are saved, which is what makes a removal cheap to measure.
+    """
+    masks = [four_axes(mask) for mask in ops.masks]
+    if ops.is_causal or deferring() or any(mask.shape[2] > 1 for mask in masks):
+        return False
+    parts = [mask[:, :, 0] if mask.dtype == torch.bool else mask[:, :, 0] > FAR_BELOW for mask in masks]
+    return bool(functools.reduce(torch.logical_and, parts).any(-1).all())
+
+
 class _Pass:
     """Buffers of one pass over the blocks; one method per stage of a block."""
 
@@ -159,7 +174,7 @@ class _Pass:
 
         if "mass" in want:
             raw.mass = zeros(rows, heads, weights.shape[-2], self.width)
-        if ops.masks:
+        if ops.masks and not _surely_alive(ops):
             raw.alive = torch.ones(rows, heads, queries, dtype=torch.bool, device=ops.q.device)
         if "lse" in want:
             raw.lse = zeros(rows, heads, queries)
@@ -177,7 +192,7 @@ class _Pass:
         keep = "entropy" in self.want
         memory = self._memory(block, 2 if keep else 1)
         logits = block_logits(self.ops, block, self.k, memory[0])
-        needs_top = self.ops.masks or "lse" in self.want
+        needs_top = self.raw.alive is not None or "lse" in self.want
         top = logits.amax(-1) if needs_top else None
         p = torch.softmax(logits, -1, out=memory[-1][: logits.numel()].view(logits.shape))
         if top is not None and self.raw.alive is not None:
@@ -230,7 +245,7 @@ class _Pass:
             floor = torch.finfo(p.dtype).min
             best = (logits.amax(-1) if top is None else top).clamp_min(floor)
             centred = logits.sub_(best[..., None])
-            if raw.alive is not None or self.ops.is_causal or self.width > self.ops.k.shape[2]:
+            if self.ops.masks or self.ops.is_causal or self.width > self.ops.k.shape[2]:
                 centred.clamp_min_(floor)
             raw.entropy[block] = torch.where(peak > 0, -peak.log() - torch.linalg.vecdot(p, centred), peak)
 
