@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from sinkscope.study._analyse import contrasts, ladders
 from sinkscope.study._arm import Arm
+from sinkscope.study._by_unit import Images
 from sinkscope.study._observe_plan import ObservePlan
 from sinkscope.study._plan import Batch, Plan, Task, Unit, make_plan, resolve_prompts
-from sinkscope.study._run import Images, Run, run
+from sinkscope.study._run import Run, run
 from sinkscope.study._study import Study
 
 __all__ = [
