@@ -149,7 +149,7 @@ class Encodings:
         path = self._path(key)
         if not path.is_file():
             return None
-        device = torch.device(self._pipe._execution_device)
+        device = torch.device(getattr(self._pipe, "_execution_device", self._pipe.device))
         try:
             return _read(path, device)
         except (StoreError, ValueError, KeyError) as error:
