@@ -50,7 +50,7 @@ $(OLDEST): pyproject.toml constraints-oldest.txt
 	test -x $(OLDEST_BIN)/python || $(PYTHON) -m venv $(OLDEST_VENV)
 	$(OLDEST_BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints-oldest.txt)"
 	$(OLDEST_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e . \
-	  hypothesis peft pytest pytest-timeout sentencepiece protobuf
+	  ftfy hypothesis peft pytest pytest-timeout sentencepiece protobuf
 	touch $(OLDEST)
 
 # The report is looked at in a real browser; without one that test says so and skips.

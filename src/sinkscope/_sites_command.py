@@ -48,8 +48,9 @@ def _headline(found: AttentionMap) -> str:
     size, latent = found.size, found.size.latent
     made = " + ".join(part.kind for part in found.parts)
     frames = f", {size.frames} frames" if size.frames > 1 else ""
-    pixels = "" if found.reads else f"{size.height} x {size.width} pixels{frames}, "
-    lines = [f"{found.pipeline or 'model'}: {made}", f"one sample: {pixels}up to {latent.text} text tokens"]
+    sample = [f"{size.height} x {size.width} pixels{frames}"] if found.sees else []
+    sample += [f"up to {latent.text} text tokens"] if found.reads else []
+    lines = [f"{found.pipeline or 'model'}: {made}", f"one sample: {', '.join(sample)}"]
     return "\n".join([*lines, *([f"assumed: {size.assumed}"] if size.assumed else [])])
 
 

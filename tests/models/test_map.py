@@ -115,7 +115,7 @@ def test_language_models() -> None:
         num_key_value_heads=2,
     )  # fmt: skip
     found = attention_map(LlamaForCausalLM(config), text=9)
-    assert found.reads
+    assert found.reads and not found.sees
     calls = found.parts[0].calls
     assert calls is not None
     assert [(call.site.kind, call.site.heads, call.queries, call.keys) for call in calls] == [
@@ -134,6 +134,14 @@ def test_what_would_be_refused_is_said(folders: dict[str, Path]) -> None:
     (part,) = attention_map(model).parts
     assert part.refused is not None and "attn1 (Attention, SanaLinear" in part.refused
     assert part.calls is not None and [call.site.kind for call in part.calls] == ["cross"]
+
+
+def test_autocast_is_as_before() -> None:
+    before = torch.autocast.__init__
+    attention_map(tiny.tiny_sd3(), height=16, width=16, text=26)
+    assert torch.autocast.__init__ is before
+    with pytest.raises(RuntimeError), torch.autocast("meta", torch.float32):
+        pass
 
 
 class Strange(nn.Module):

@@ -8,8 +8,10 @@ known this way is None, never a guess.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+import inspect
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -38,6 +40,8 @@ from ._quiet import quiet
 from ._sites import list_sites, prefix
 from ._towers import segment_counts
 from ._tracker import Evaluation
+
+_one_walk = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +97,10 @@ class AttentionMap:
     pipeline: str | None
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Parts that are no denoisers: component name and class."""
-    reads: bool = False
-    """Whether it is a model of transformers, which looks at texts or pixels themselves."""
+    sees: bool = True
+    """Whether a sample has pixels."""
+    reads: bool = True
+    """Whether a sample has text."""
 
 
 def attention_map(
@@ -137,8 +143,13 @@ def attention_map(
         size=size,
         pipeline=bones.pipeline.__name__ if bones.pipeline else None,
         left_out=bones.others,
-        reads=not is_latent(next(iter(bones.roots.values()))),
+        sees=any(_takes(root, "pixel_values") or is_latent(root) for root in bones.roots.values()),
+        reads=any(_takes(root, "input_ids") or is_latent(root) for root in bones.roots.values()),
     )
+
+
+def _takes(root: nn.Module, name: str) -> bool:
+    return name in inspect.signature(type(root).forward).parameters
 
 
 def _map_part(
@@ -198,6 +209,28 @@ class _Walk(TorchFunctionMode):
         return _one_device(func, args, kwargs)
 
 
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    """Models switch autocast on or off for the device of their tensors, and torch knows none for no device.
+
+    Only that one case is answered differently, so other threads notice nothing.
+    """
+    original = torch.autocast.__init__
+
+    def init(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
+        if device_type == "meta":
+            original(self, "cpu", enabled=False)
+        else:
+            original(self, device_type, *args, **kwargs)
+
+    with _one_walk:
+        torch.autocast.__init__ = init  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            torch.autocast.__init__ = original  # type: ignore[method-assign]
+
+
 def _nowhere(place: str | torch.device) -> torch.device:
     return torch.device("meta")
 
@@ -235,8 +268,8 @@ def _walk(
             stack.callback(module.register_forward_hook(partial(_leave, frames, full)).remove)
         stack.callback(adapt([root]))
         note = partial(_note, sites, layout, evaluation)
-        stack.enter_context(quiet())
-        stack.enter_context(torch.no_grad())
+        for context in (quiet(), torch.no_grad(), _no_autocast()):
+            stack.enter_context(context)
         counter = stack.enter_context(FlopCounterMode(display=False))
         walk: _Walk = stack.enter_context(_Walk(frames, note))
         root(**inputs)

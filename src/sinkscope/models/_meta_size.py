@@ -99,8 +99,8 @@ def _factors(bones: Skeleton) -> tuple[int, int, str | None]:
 
 
 def is_latent(root: nn.Module) -> bool:
-    """Models of transformers look at pixels themselves."""
-    return type(root).__module__.partition(".")[0] != "transformers"
+    """Whether it works on latents; models of transformers look at texts and pixels themselves."""
+    return not any(kind.__module__.partition(".")[0] == "transformers" for kind in type(root).__mro__)
 
 
 def _spatial(config: Mapping[str, Any]) -> int:
