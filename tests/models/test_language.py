@@ -100,7 +100,7 @@ def test_a_folder_of_a_language_model_is_loaded_with_its_head(tmp_path: Path) ->
 
 
 def test_a_model_that_peft_wrapped_is_the_model_inside() -> None:
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", minversion="0.18")
     lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     model = peft.get_peft_model(llama(), lora)
     assert [site.name for site in sites(model)] == [f"model.layers.{layer}.self_attn" for layer in (0, 1)]

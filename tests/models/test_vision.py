@@ -141,7 +141,12 @@ def test_a_pooling_head_is_a_site_of_its_own() -> None:
 def test_the_map_of_a_model_without_weights_names_its_tokens() -> None:
     for build in (dinov2_registers, llava, siglip_vision):
         model = build()
-        found = {call.site.name: dict(call.key_segments) for call in attention_map(model).parts[0].calls}
+        (part,) = attention_map(model).parts
+        if part.calls is None:
+            # Older releases of transformers look at values that are not there.
+            assert build is llava and part.why
+            continue
+        found = {call.site.name: dict(call.key_segments) for call in part.calls}
         assert list(found) == [site.name for site in sites(model)]
         for name, site in ((site.name, site) for site in sites(model)):
             if site.kind == "causal":

@@ -32,9 +32,16 @@ def opened(pipe: Any) -> tuple[Any, Any]:
     model, tokenizer = getattr(pipe, "model", None), None
     if not isinstance(pipe, nn.Module) and isinstance(model, nn.Module) and not hasattr(pipe, "components"):
         pipe, tokenizer = model, getattr(pipe, "tokenizer", None) or getattr(pipe, "processor", None)
-    # `generate` of the wrapper goes past the wrapper's own forward pass.
-    wrapped = any(kind.__name__ == "PeftModel" for kind in type(pipe).__mro__)
-    return (pipe.get_base_model() if wrapped else pipe), tokenizer
+    return (pipe.get_base_model() if _wrapped_by_peft(pipe) else pipe), tokenizer
+
+
+def _wrapped_by_peft(pipe: Any) -> bool:
+    """Whether the model inside is the one whose forward passes are to be followed."""
+    if not any(kind.__name__ == "PeftModel" for kind in type(pipe).__mro__):
+        return False
+    # `generate` goes past the wrapper's forward pass; in old releases its forward pass goes past the hooks of
+    # the model inside.
+    return "self.model.forward(" not in inspect.getsource(type(pipe.base_model).forward)
 
 
 def denoisers(pipe: Any) -> dict[str, nn.Module]:
