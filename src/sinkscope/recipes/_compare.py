@@ -55,7 +55,7 @@ def compare(run: Run | str | Path) -> pd.DataFrame:
         run: The run, or its folder.
 
     Returns:
-        Columns `COLUMNS`. `ours` with `ours_low` and `ours_high` (BCa over prompts, at the study's level) and
+        Columns `COLUMNS`. `ours` with `ours_low` and `ours_high` (over prompts, at the study's level) and
         `n` prompts; `published` as stated, with `relation` where it is not an equality ("~", "<", ">"),
         `claim` where the release says something without a number, and `source`. Empty cells are NaN or empty
         text; `note` gives reasons, remarks on the run, and known faults of the release (D1, D2, ...).
