@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.study.small import SINK, results, tiny_study
+from tests.tiny import tiny_sd3
 
 import sinkscope.study._pipeline as painting
 from sinkscope.errors import SinkscopeError
@@ -149,3 +150,17 @@ def test_a_probe_of_two_that_fails_means_one() -> None:
         return 10
 
     assert probe(peak, lambda: 100, units=8) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_filled_and_the_text_encoders_leave_it(tmp_path: Path) -> None:
+    pipe = tiny_sd3().to("cuda")
+    where: list[bool] = []
+    pipe.transformer.register_forward_pre_hook(lambda *_: where.append(pipe.text_encoder is None))
+    result = run(small(batch=None), tmp_path / "run", pipe=pipe, progress=False)
+    assert result.record["resolved"]["batch"] == 4  # five units: the largest power of two below
+    assert result.record["resolved"]["device"] == "cuda"
+    assert where[-1]
+    assert pipe.text_encoder.device.type == "cuda"
+    assert all(image.size == (16, 16) for image in result.images("sink").values())
