@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from tests import tiny
 from tests.models.guard import dispatch_count, state
 from tests.zoo import EVERY, SPECIMENS, Specimen
 from tests.zoo.records import built, explicit, plain, record, record_anew, short
@@ -178,7 +179,7 @@ def test_steps_under_other_schedulers(specimen: Specimen, name: str) -> None:
 
     pipe.scheduler = SCHEDULERS[name].build(own.config)
     try:
-        expected = specimen.run(pipe, num_inference_steps=3)
+        expected = _three_steps(specimen)
         with Session(pipe, handler, sites=specimen.sites):
             seen = specimen.run(pipe, num_inference_steps=3)
         given = pipe.scheduler.timesteps.tolist()
@@ -192,6 +193,15 @@ def test_steps_under_other_schedulers(specimen: Specimen, name: str) -> None:
         if given[one.step] == given[other.step]:
             assert one.timestep == other.timestep
     assert torch.equal(expected, seen)
+
+
+def _three_steps(specimen: Specimen) -> torch.Tensor:
+    try:
+        return specimen.run(built(specimen), num_inference_steps=3)
+    except ValueError as error:
+        if tiny.OLDER and "does not support custom sigmas" in str(error):
+            pytest.skip(f"diffusers {diffusers.__version__}: {error}")
+        raise
 
 
 @every(lambda s: s.two and s.whole)

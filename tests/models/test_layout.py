@@ -324,7 +324,9 @@ def test_sd3_without_t5_keeps_its_zero_rows() -> None:
     with Session(pipe, handler):
         tiny.run(pipe, output_type="latent")
     call = calls[0]
-    assert call.key_segments["clip"].sum() == tiny.TEXT and call.key_segments["t5"].sum() == tiny.T5_TEXT
+    # Older versions of diffusers write as many zero rows as CLIP has tokens.
+    rows = {int(call.key_segments[name].sum()) for name in ("clip", "t5")}
+    assert tiny.TEXT in rows and rows <= {tiny.TEXT, tiny.T5_TEXT}
     behind = [token for token in call.tokens()[1] if token.segment == "text"][tiny.TEXT :]
     assert {(token.text, token.role, token.encoder) for token in behind} == {(None, None, None)}
 

@@ -12,8 +12,6 @@ from .vision import VISION
 
 EVERY: dict[str, Specimen] = {specimen.name: specimen for specimen in (*IMAGES, *VIDEO, *LANGUAGE, *VISION)}
 SPECIMENS: dict[str, Specimen] = {
-    name: specimen
-    for name, specimen in EVERY.items()
-    if all(hasattr(diffusers, needed) for needed in specimen.needs)
+    name: specimen for name, specimen in EVERY.items() if set(specimen.needs) <= set(dir(diffusers))
 }
 """Those that the installed version of diffusers has classes for."""

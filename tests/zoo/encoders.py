@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tests import tiny
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     Gemma2Config,
@@ -45,6 +46,7 @@ def byte_tokenizer(
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     marks = {name: mark for name, mark in (("bos_token", bos), ("eos_token", eos)) if mark}
+    options.setdefault("model_input_names", ["input_ids", "attention_mask"])
     found = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token=pad, **marks, **options)
     found.add_special_tokens({"additional_special_tokens": list(others)})
     around = [bos] * bool(bos) + ["$A"] + [eos] * append_eos
@@ -109,7 +111,8 @@ def qwen3(tokenizer: Any) -> Any:
 
 def qwen_vl(tokenizer: Any) -> Any:
     """Text encoder of QwenImage."""
-    text = {**_sizes(tokenizer), "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2]}
+    text = {**_sizes(tokenizer), "rope_scaling" if tiny.OLDER else "rope_parameters": rope}
     vision = {
         "depth": 1,
         "hidden_size": 16,
@@ -118,7 +121,10 @@ def qwen_vl(tokenizer: Any) -> Any:
         "out_hidden_size": WIDTH,
         "fullatt_block_indexes": [0],
     }
-    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
+    # No token here stands for a picture; older versions of transformers want to know which would.
+    marks = dict.fromkeys(("vision_start_token_id", "vision_end_token_id", "image_token_id"), len(tokenizer))
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **marks)
+    return Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
 def gemma2(tokenizer: Any) -> Any:

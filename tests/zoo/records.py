@@ -55,7 +55,7 @@ def record_anew(specimen: Specimen, **changes: Any) -> list[AttentionCall]:
 
 def having(*names: str) -> Any:
     """Mark of tests that need classes which the oldest supported versions of diffusers lack."""
-    missing = [name for name in names if not hasattr(diffusers, name)]
+    missing = sorted(set(names) - set(dir(diffusers)))
     return pytest.mark.skipif(bool(missing), reason=f"diffusers {diffusers.__version__} has no {missing}")
 
 
