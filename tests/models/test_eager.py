@@ -16,7 +16,7 @@ from transformers.models.gemma2 import modeling_gemma2
 
 from sinkscope.attention import Keys, Mask, ReplaceValue, ScaleLogit, ScaleProbability, Segment, TopMass
 from sinkscope.errors import EagerAttentionError, UsageError
-from sinkscope.models import AttentionCall, Edit, Session, intervene, observe
+from sinkscope.models import AttentionCall, Edit, Session, intervene, observe, sites
 from sinkscope.models import _eager as module
 
 MODELS = {"gemma2": gemma2, "gpt_oss": gpt_oss}
@@ -69,6 +69,7 @@ def test_mass_is_the_mean_of_the_models_own_weights(build: Callable[..., Any]) -
 
 def test_a_sink_logit_is_the_last_key_and_holds_what_the_tokens_do_not() -> None:
     model = gpt_oss()
+    assert [site.segments for site in sites(model)] == [("text", "sink_logit")] * 2
     with observe(model) as seen:
         logits(model)
     found = seen.sinks(keys_per_head=8)

@@ -19,15 +19,19 @@ from tests.zoo.language import (
     ids,
     llada,
     llama,
+    padded,
+    qwen3,
     unmask,
 )
-from tests.zoo.vision import llava, look_and_read
+from tests.zoo.vision import llava, look_and_read, pictures, vit
 from torch import Tensor, nn
 from transformers import (
     AlbertConfig,
     AlbertModel,
     PretrainedConfig,
     PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
     TextGenerationPipeline,
 )
 
@@ -77,6 +81,32 @@ def test_roles_need_no_tokenizer_and_strings_do() -> None:
         assert row.role.tolist() == ["bos"] + ["content"] * 6
         assert (row.token.tolist()[0], row.token.tolist()[1]) == (first, second)
         assert set(row.segment) == {"text"} and row.position.tolist() == list(range(7))
+
+
+def t5() -> T5EncoderModel:
+    """The encoder of T5: scale 1, biases by distance."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 2}
+    model = T5EncoderModel(T5Config(vocab_size=WORDS, initializer_factor=4.0, **sizes)).eval()
+    assert {site.segments for site in sites(model)} == {("text",)}
+    return model
+
+
+@pytest.mark.parametrize("build", [gpt2, llama, qwen3, llada, t5, vit], ids=lambda build: build.__name__)
+def test_mass_is_the_mean_of_the_weights_the_model_itself_gives(build: Any) -> None:
+    model = build()
+    given = {"pixel_values": pictures()} if build is vit else padded()
+    real = given.get("attention_mask", torch.ones(2, 17)).bool()
+    with observe(model, queries="all") as seen, torch.no_grad():
+        model(**given)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        own = model(output_attentions=True, **given).attentions
+    assert len(own) == 2
+    for layer, weights in enumerate(own):
+        for row, here in enumerate(real):
+            want = weights[row][:, here].mean(1)
+            torch.testing.assert_close(seen.mass(layer=layer)[0, row], want, rtol=1e-4, atol=1e-5)
 
 
 def test_a_pipeline_of_transformers_brings_its_tokenizer() -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sinkscope.errors import UsageError
-from sinkscope.models._reader import SINK_LOGIT
 from sinkscope.models._seen import Seen
+from sinkscope.models._towers import SINK_LOGIT
 
 
 def common_axis(records: Sequence[Seen]) -> tuple[int, int]:

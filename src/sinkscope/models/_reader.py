@@ -18,13 +18,10 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ._call import AttentionCall, Token
 from ._sequence import Text, TextBook
-from ._towers import Tower, patch_grid, reads_text, special_tokens, tower_of
+from ._towers import SINK_LOGIT, Tower, patch_grid, reads_text, special_tokens, tower_of
 from ._tracker import Evaluation
 from .families import family_of
 from .families.language import READ_OFF
-
-SINK_LOGIT = "sink_logit"
-"""Segment of the key that stands for a learned sink logit."""
 
 POOL = "pool"
 """Segment of the learned queries of a pooling head."""

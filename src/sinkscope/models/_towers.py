@@ -26,6 +26,9 @@ _SPECIAL: Mapping[str, str] = {
 """Learned tokens that vision transformers put before the patches, by the names of their parameters; this is
 also their order."""
 
+SINK_LOGIT = "sink_logit"
+"""Segment of the key that stands for a learned sink logit."""
+
 _BESIDE = re.compile(r"(^|\.)(head|attn_pool|pooler|\w*(resampler|projector|connector|qformer))\.")
 _PATCHES = ("patch_embed", "conv_proj")
 
@@ -141,5 +144,6 @@ def key_segments(root: nn.Module, name: str, kind: str) -> tuple[str, ...]:
     if tower is None or kind not in ("self", "causal"):
         return ()
     if tower.reads == "text":
-        return ("text",)
+        learned = getattr(_ancestors(root, f"{name}.")[-1][1], "sinks", None)
+        return ("text",) if learned is None else ("text", SINK_LOGIT)
     return (*dict.fromkeys(special_tokens(tower)), "image")
