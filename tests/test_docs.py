@@ -25,7 +25,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 TOPICS = (
     "index observe identity intervene studies presets findings prompts run-folder verdicts compare power "
-    "planted metrics geneval distances embedded-model families language-vision performance "
+    "planted metrics geneval distances embedded-model families language-vision language-studies performance "
     "errors footguns"
 ).split()
 
