@@ -44,23 +44,32 @@ class _Comparer:
     def __init__(self, editor: _Editor, found: Comparison) -> None:
         self._editor = editor
         self._found = found
+        self._same: list[Tensor] = []
 
     def __call__(self, call: AttentionCall, run: Run) -> Tensor:
         output = run(call)
         if self._found.same and not call.recompute:
-            self._found.same = same_bits(output, self._editor(call, run))
+            self._same.append(same_bits(output, self._editor(call, run)))
             self._found.calls += 1
         return output
 
+    def settle(self) -> None:
+        """Read what the calls of a forward pass found, once for all of them."""
+        self._editor.settle()
+        if self._same:
+            self._found.same &= bool(torch.stack(self._same).all())
+            self._same.clear()
 
-def same_bits(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors hold the same bits in the same layout; what follows may round by layout.
+
+def same_bits(first: Tensor, second: Tensor) -> Tensor:
+    """Whether two tensors hold the same bits in the same layout (what follows may round by layout), as one
+    boolean on their device, so that nothing waits for it.
 
     NaN counts as different, and so do 0.0 and -0.0.
     """
     if first.dtype != second.dtype or first.shape != second.shape or first.stride() != second.stride():
-        return False
-    return torch.equal(first, second) and torch.equal(torch.signbit(first), torch.signbit(second))
+        return torch.zeros((), dtype=torch.bool, device=first.device)
+    return ((first == second) & (torch.signbit(first) == torch.signbit(second))).all()
 
 
 @contextmanager
