@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import diffusers
-import transformers
-
 import sinkscope.models.families as families
 
 from . import SPECIMENS
-from .seen import seen
+from .seen import seen, versions
 
 if __name__ == "__main__":
     rows = [seen(specimen) for specimen in SPECIMENS.values()]
-    versions = {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
-    table = {"seen_with": versions, "families": rows}
+    table = {"seen_with": versions(), "families": rows}
     path = Path(families.__file__).parent / "supported.json"
     path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{len(rows)} families: {path}")

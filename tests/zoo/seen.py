@@ -7,7 +7,9 @@ from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import Any
 
+import diffusers
 import pytest
+import transformers
 
 from sinkscope.models import AttentionCall, AttentionMap, attention_map
 from sinkscope.models._denoiser import denoisers, forward_inputs
@@ -15,6 +17,11 @@ from sinkscope.models.families import family_of
 
 from .records import built, record, short
 from .specimen import Specimen
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide what is seen."""
+    return {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
 
 
 def seen(specimen: Specimen) -> dict[str, Any]:
