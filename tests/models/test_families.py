@@ -198,9 +198,10 @@ def test_steps_under_other_schedulers(specimen: Specimen, name: str) -> None:
 def _three_steps(specimen: Specimen) -> torch.Tensor:
     try:
         return specimen.run(built(specimen), num_inference_steps=3)
-    except ValueError as error:
-        if tiny.OLDER and "does not support custom sigmas" in str(error):
-            pytest.skip(f"diffusers {diffusers.__version__}: {error}")
+    except (ValueError, AssertionError) as error:
+        # Older schedulers take no sigmas, or no shift, from the pipeline.
+        if tiny.OLDER and (isinstance(error, AssertionError) or "custom sigmas" in str(error)):
+            pytest.skip(f"diffusers {diffusers.__version__}: {error or 'its UniPC refuses a shift'}")
         raise
 
 
