@@ -201,7 +201,7 @@ def _three_steps(specimen: Specimen) -> torch.Tensor:
     except (ValueError, AssertionError) as error:
         # Older schedulers take no sigmas, or no shift, from the pipeline.
         if tiny.OLDER and (isinstance(error, AssertionError) or "custom sigmas" in str(error)):
-            pytest.skip(f"diffusers {diffusers.__version__}: {error or 'its UniPC refuses a shift'}")
+            pytest.skip(f"diffusers {diffusers.__version__}: {str(error) or 'UniPC refuses a shift'}")
         raise
 
 
