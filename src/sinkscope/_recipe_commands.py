@@ -121,6 +121,7 @@ def _said(chosen: Preset, arguments: Namespace) -> list[str]:
     lines = [f"{chosen.name}: {chosen.title} ({chosen.paper})", chosen.question]
     if chosen.repaired:
         lines.append(f"faults of the release repaired in 'corrected': {', '.join(chosen.repaired)}")
+    what = "readings" if chosen.models else "images"
     wanted = [arguments.variant] if arguments.variant is not None else list(chosen.variants)
     for name in wanted:
         made = chosen.study(name, model=arguments.model, scale=arguments.scale)
@@ -130,7 +131,7 @@ def _said(chosen: Preset, arguments: Namespace) -> list[str]:
         lines += [f"  differs: {text}" for text in variant.differs]
         lines += [
             f"  {count} prompts, {len(made.seeds)} seed{'s' if len(made.seeds) > 1 else ''}, {made.steps} "
-            f"step{'s' if made.steps > 1 else ''}, {len(made.arm_names)} arms: {images} images",
+            f"step{'s' if made.steps > 1 else ''}, {len(made.arm_names)} arms: {images} {what}",
             f"  arms: {', '.join(made.arm_names)}",
             f"  metrics: {', '.join(made.metrics) or 'none'}",
         ]

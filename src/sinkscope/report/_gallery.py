@@ -17,6 +17,7 @@ from sinkscope.report._arms import Arm
 from sinkscope.report._format import number
 
 BUDGET_BYTES = 7_000_000
+NO_IMAGES = "The run folder holds no images."
 LADDER: tuple[tuple[int, int | None], ...] = (
     (256, None), (192, None), (128, None), (128, 256), (96, 256), (64, None), (64, 256), (64, 64),
 )  # fmt: skip
@@ -67,7 +68,9 @@ def build_gallery(
     units = list_units(folder, scores, arms)
     names = [name for name in arms if any((folder / "units" / name / f"{u}.png").is_file() for u in units)]
     if not names:
-        return Gallery([], "The run folder holds no images.", [])
+        reads = next((folder / "units").glob("*/*.safetensors"), None) is not None
+        why = "The units of this run are arrays of a model that reads." if reads else NO_IMAGES
+        return Gallery([], why, [])
     paths = [folder / "units" / arm / f"{unit}.png" for unit in units for arm in names]
     side, colors, cost = _choose_size(paths, budget)
     most = max(1, int(budget // max(cost * len(names), 1.0)))

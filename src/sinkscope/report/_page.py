@@ -171,7 +171,7 @@ def _more_gaps(data: RunData, arms: dict[str, Arm], gallery: Gallery) -> list[Ga
     for path in gallery.damaged:
         gaps.append(Gap("an image", f"{path} cannot be decoded; run the study again to make it anew"))
     if not gallery.cards:
-        gaps.append(Gap("no gallery", gallery.note))
+        gaps.append(Gap("no gallery", gallery.note.rstrip(".")))
     return gaps
 
 
