@@ -20,7 +20,11 @@ ROWS = {row["name"]: row for row in supported()["families"]}
 
 
 def test_every_specimen_has_a_row() -> None:
-    assert list(ROWS) == list(SPECIMENS), "run: python -m tests.zoo"
+    expected = list(ROWS)
+    if versions() != supported()["seen_with"]:
+        expected = [name for name in ROWS if name in SPECIMENS]
+        print("not in these versions:", ", ".join(name for name in ROWS if name not in SPECIMENS))
+    assert expected == list(SPECIMENS), "run: python -m tests.zoo"
 
 
 @pytest.mark.parametrize("specimen", SPECIMENS.values(), ids=lambda specimen: specimen.name)
