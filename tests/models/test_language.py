@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from tests.models.guard import state
 from tests.models.texts import Numbers, generate, logits, words
 from tests.zoo.language import (
@@ -85,6 +86,8 @@ def test_roles_need_no_tokenizer_and_strings_do() -> None:
 
 def t5() -> T5EncoderModel:
     """The encoder of T5: scale 1, biases by distance."""
+    if transformers.__version__.startswith("4."):
+        pytest.skip("T5 of transformers 4 has no SDPA path")
     torch.manual_seed(0)
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 2}
     model = T5EncoderModel(T5Config(vocab_size=WORDS, initializer_factor=4.0, **sizes)).eval()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import diffusers
 import pytest
-from tests.zoo import SPECIMENS, Specimen
+from tests.zoo import EVERY, SPECIMENS, Specimen
 from tests.zoo.seen import seen, versions
 
 from sinkscope import cli
@@ -23,8 +24,13 @@ def test_every_specimen_has_a_row() -> None:
     expected = list(ROWS)
     if versions() != supported()["seen_with"]:
         expected = [name for name in ROWS if name in SPECIMENS]
-        print("not in these versions:", ", ".join(name for name in ROWS if name not in SPECIMENS))
     assert expected == list(SPECIMENS), "run: python -m tests.zoo"
+
+
+def test_models_that_this_version_lacks_are_named() -> None:
+    absent = [name for name in EVERY if name not in SPECIMENS]
+    if absent:
+        pytest.skip(f"NOT TESTED: diffusers {diffusers.__version__} has no {', '.join(absent)}")
 
 
 @pytest.mark.parametrize("specimen", SPECIMENS.values(), ids=lambda specimen: specimen.name)
