@@ -1,11 +1,12 @@
-"""What the trainers of the small readers share: optimisers, schedule, the record and the export."""
+"""What the trainers of the small readers share: command line, optimisers, schedule, the record and the export."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,24 @@ from sinkscope.shapes.train.muon import Muon
 
 WARM = 100
 """Steps of warming up."""
+
+
+def settings(
+    about: str | None, models: Iterable[str], given: Sequence[str] | None, *, steps: int, lr: float
+) -> argparse.Namespace:
+    """The command line of a trainer; also seeds torch and sets its threads."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("model", choices=list(models))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=lr)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    found = parser.parse_args(given)
+    torch.set_num_threads(found.threads)
+    torch.manual_seed(found.seed)
+    return found
 
 
 def fit(

@@ -8,7 +8,6 @@ mean over them, which weights every place of a random order of unmasking alike.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sinkscope.shapes._fit import export, fit
+from sinkscope.shapes._fit import export, fit, settings
 from sinkscope.shapes.language._model import KINDS, config
 from sinkscope.shapes.language._pipeline import open_pipeline
 from sinkscope.shapes.language._tokens import build_tokenizer, encode
@@ -31,17 +30,7 @@ TESTED = 512
 
 def main(arguments: list[str] | None = None) -> None:
     """Train one model and write its folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=list(KINDS))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    torch.manual_seed(given.seed)
+    given = settings(__doc__, KINDS, arguments, steps=2000, lr=3e-3)
     tokenizer = build_tokenizer()
     model = KINDS[given.model](config(len(tokenizer)))
     masks = torch.Generator().manual_seed(given.seed)
@@ -69,9 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
     about = given.out / "tokenizer_config.json"
     words = json.loads(about.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     about.write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
-    settings = {name: value for name, value in vars(given).items() if name != "out"}
+    chosen = {name: value for name, value in vars(given).items() if name != "out"}
     command = f"python -m sinkscope.shapes.language.train {given.model}"
-    record: dict[str, Any] = {"command": command, **settings, "seconds": round(seconds)}
+    record: dict[str, Any] = {"command": command, **chosen, "seconds": round(seconds)}
     export(model, given.out, record)
     export(model, given.out, {**record, "quality": quality(given.model, given.out)})
     print((given.out / "training.json").read_text(encoding="utf-8"))

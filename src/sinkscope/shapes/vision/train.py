@@ -6,7 +6,6 @@ the same order. The loss is the mean over the eight shapes of the cross-entropy 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sinkscope.shapes._fit import export, fit
+from sinkscope.shapes._fit import export, fit, settings
 from sinkscope.shapes.grammar import TASKS, every, is_held_out
 from sinkscope.shapes.painter import SHAPES, paint
 from sinkscope.shapes.scenes import draw
@@ -29,17 +28,7 @@ KEPT_FOR_TESTS = 2**32
 
 def main(arguments: list[str] | None = None) -> None:
     """Train one model and write its folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=list(KINDS))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    torch.manual_seed(given.seed)
+    given = settings(__doc__, KINDS, arguments, steps=1500, lr=2e-3)
     model = KINDS[given.model](config(given.model))
     if given.model == "shapes-vit-registers":
         # Equal registers would stay equal: they have no position and get the same gradients.
@@ -51,9 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
         return F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(truth(scenes)).flatten())
 
     seconds = fit(model, loss_of, steps=given.steps, lr=given.lr, say=lambda text: print(text, flush=True))
-    settings = {name: value for name, value in vars(given).items() if name != "out"}
+    chosen = {name: value for name, value in vars(given).items() if name != "out"}
     command = f"python -m sinkscope.shapes.vision.train {given.model}"
-    record: dict[str, Any] = {"command": command, **settings, "seconds": round(seconds)}
+    record: dict[str, Any] = {"command": command, **chosen, "seconds": round(seconds)}
     export(model, given.out, record)
     export(model, given.out, {**record, "quality": quality(given.model, given.out)})
     print((given.out / "training.json").read_text(encoding="utf-8"))
