@@ -1,4 +1,4 @@
-"""What the trainers of the small readers share: command line, optimisers, schedule, the record and the export."""
+"""What the trainers of the small readers share: command line, optimisers, schedule, record and export."""
 
 from __future__ import annotations
 
