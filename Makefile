@@ -17,8 +17,12 @@ demo: $(READY)  ## run the embedded study and print the path of its report
 demo-quick: $(READY)  ## the same in two minutes with fewer units
 	$(BIN)/sinkscope demo --quick --out runs/demo-quick
 
-test: $(DEV) browser lint  ## everything, under ten minutes on two cores
-	$(BIN)/python -m pytest -q
+# The two suites run side by side, one core each; what the oldest versions gave is shown when both are done.
+test: $(DEV) $(OLDEST) browser lint  ## everything, newest and oldest versions, under ten minutes on two cores
+	@$(MAKE) --no-print-directory test-oldest >$(OLDEST_VENV)/test.log 2>&1 & oldest=$$!; \
+	  $(BIN)/python -m pytest -q; newest=$$?; \
+	  wait $$oldest || { tail -n 80 $(OLDEST_VENV)/test.log; exit 1; }; \
+	  echo "oldest versions: $$(tail -n 1 $(OLDEST_VENV)/test.log)"; exit $$newest
 
 test-quick: $(DEV)  ## under two minutes
 	$(BIN)/python -m pytest -q -m "not slow and not browser"
