@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from tests import tiny
 from tests.models.guard import state
+from tests.zoo import SPECIMENS
 from torch import Tensor, nn
 
 from sinkscope import cli
@@ -319,3 +320,20 @@ def test_the_command_says_what_cannot_be_known(
 def test_wrong_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sites", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("lumina2", "a run has as many as its prompt"), ("kontext", "no picture to edit"), ("sd3", None)],
+)
+def test_lengths_that_only_a_call_brings_are_said_to_be_assumed(name: str, words: str | None) -> None:
+    if name not in SPECIMENS:
+        pytest.skip(f"these versions have no {name}")
+    assumed = attention_map(SPECIMENS[name].build()).size.assumed
+    assert assumed is None if words is None else words in (assumed or "")
+
+
+def test_a_length_that_is_given_is_not_assumed() -> None:
+    if "lumina2" not in SPECIMENS:
+        pytest.skip("these versions have no lumina2")
+    assert attention_map(SPECIMENS["lumina2"].build(), text=40).size.assumed is None

@@ -26,7 +26,8 @@ class SizeInPixels:
     frames: int
     latent: Size
     assumed: str | None = None
-    """What had to be assumed because no configuration of an autoencoder is there."""
+    """What no configuration tells: pixels per latent without an autoencoder's, lengths that follow the prompt
+    or the pictures it comes with."""
 
 
 _WITHOUT_AUTOENCODER = {
@@ -37,6 +38,14 @@ _WITHOUT_AUTOENCODER = {
     "UNetSpatioTemporalConditionModel": (8, 1),
 }
 """Pixels and frames per latent of the released pipelines, where they are not 8 and 4 (1 for images)."""
+
+_AS_LONG_AS_THE_PROMPT = (
+    "Lumina2Transformer2DModel",
+    "LuminaNextDiT2DModel",
+    "MochiTransformer3DModel",
+    "ZImageTransformer2DModel",
+)
+"""Denoisers that are given the prompt's own tokens and no padding."""
 
 
 def size_of(
@@ -66,7 +75,20 @@ def size_of(
         clip=_clip(bones),
         image=_image(bones),
     )
+    notes = [assumed, None if text else _of_the_prompt(bones, root, length)]
+    assumed = "; ".join(note for note in notes if note) or None
     return SizeInPixels(height=height, width=width, frames=frames, latent=latent, assumed=assumed)
+
+
+def _of_the_prompt(bones: Skeleton, root: nn.Module, length: int) -> str | None:
+    """What a call will bring that is known only then."""
+    if type(root).__name__ in _AS_LONG_AS_THE_PROMPT:
+        return f"{length} text tokens, as many as fit; a run has as many as its prompt (--text)"
+    if bones.pipeline is not None and (
+        "Kontext" in bones.pipeline.__name__ or "Edit" in bones.pipeline.__name__
+    ):
+        return "no picture to edit, whose tokens come on top"
+    return None
 
 
 def _defaults(pipeline: type | None) -> dict[str, int]:
