@@ -24,8 +24,14 @@ test: $(DEV) $(OLDEST) browser lint  ## everything, newest and oldest versions, 
 	  wait $$oldest || { tail -n 80 $(OLDEST_VENV)/test.log; exit 1; }; \
 	  echo "oldest versions: $$(tail -n 1 $(OLDEST_VENV)/test.log)"; exit $$newest
 
+# Two halves side by side; embedded models, recipes, pages and docs are left to `make test`.
+QUICK := $(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow and not browser"
+test-quick: export OMP_NUM_THREADS := 1
 test-quick: $(DEV)  ## under two minutes
-	$(BIN)/python -m pytest -q -m "not slow and not browser"
+	@$(QUICK) tests/attention tests/models >$(VENV)/quick.log 2>&1 & half=$$!; \
+	  $(QUICK) tests/identity tests/metrics tests/prompts tests/stats tests/study tests/test_cli.py tests/test_house.py; rest=$$?; \
+	  wait $$half || { tail -n 80 $(VENV)/quick.log; exit 1; }; \
+	  echo "attention and models: $$(tail -n 1 $(VENV)/quick.log)"; exit $$rest
 
 # What the oldest diffusers and transformers do not have is skipped, each with its reason.
 test-oldest: $(OLDEST)  ## models and attention in the oldest versions that pyproject.toml allows
