@@ -185,7 +185,7 @@ def _check_inputs(ops: Operands) -> None:
     if deferring():
         if not inputs_are_checked():
             ask_finite({"q": ops.q, "k": ops.k, "v": ops.v}, not_finite)
-    elif not _all_finite([t.detach() for t in (ops.q, ops.k, ops.v) if t is not None], ops.compute_dtype):
+    elif not _all_finite([t.detach() for t in (ops.q, ops.k, ops.v) if t is not None]):
         raise blame(ops)
 
 
@@ -196,11 +196,14 @@ def _check_finite(raw: Raw, ops: Operands, totals: Tensor, want: frozenset[str])
     if deferring():
         for tensor in checks:
             ask_finite({OVERFLOW: tensor}, not_finite)
-    elif not _all_finite([t for t in checks if t is not None], ops.compute_dtype):
+    elif not _all_finite([t for t in checks if t is not None]):
         raise blame(ops)
 
 
-def _all_finite(tensors: list[Tensor], dtype: torch.dtype) -> bool:
-    # A sum is one cheap pass and never hides NaN or infinity; a finite sum that overflows is looked at again.
-    total = torch.stack([t.sum(dtype=dtype) for t in tensors]).sum()
-    return bool(torch.isfinite(total)) or all(bool(torch.isfinite(t).all()) for t in tensors)
+def _all_finite(tensors: list[Tensor]) -> bool:
+    # A sum is one cheap pass and never hides NaN or infinity; one that overflows (float16) is looked at again.
+    # Sums in another dtype, and `isfinite`, would first build a tensor of the size of q.
+    total = torch.stack([t.sum().float() for t in tensors]).sum()
+    return bool(torch.isfinite(total)) or all(
+        bool(torch.stack(t.aminmax()).isfinite().all()) for t in tensors if t.numel()
+    )

@@ -130,8 +130,11 @@ def ask_finite(named: Mapping[str, Tensor | None], error: Callable[[str], Except
 
 
 def _sums_are_finite(tensors: Iterable[Tensor]) -> bool:
-    """One cheap number per tensor, and one read: a sum is finite only if every entry is."""
-    sums = [t.sum(dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+    """One cheap number per tensor, and one read: a sum is finite only if every entry is.
+
+    In the dtype of the tensor, since a sum in another one first builds a tensor of its size.
+    """
+    sums = [t.sum().float() for t in tensors]
     return bool(torch.stack(sums).isfinite().all())
 
 

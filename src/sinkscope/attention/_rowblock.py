@@ -1,6 +1,6 @@
 """Row-block backend: exact attention statistics in one pass with memory O(tokens).
 
-Queries are walked in blocks whose logits take about 4 MiB (CPU): one GEMM for the logits, softmax in place,
+Queries are walked in blocks whose logits take about 6 MiB (CPU): one GEMM for the logits, softmax in place,
 one thin GEMM for the weighted column sums of every query group, and, when wanted, one GEMM for the output.
 Strided views of q, k, v ([row, token, head, dim] transposed) are walked without copying them whole: two heads
 of keys at a time are laid out for the GEMM, their number padded to a multiple of 16, because rows of logits
@@ -25,7 +25,7 @@ from torch import Tensor
 from ._operands import Operands, four_axes
 from ._questions import deferring
 
-CPU_BLOCK_BYTES = 4 * 2**20
+CPU_BLOCK_BYTES = 25 * 2**18
 DEVICE_BLOCK_BYTES = 64 * 2**20
 LANES = 16
 """float32 numbers in a cache line"""
@@ -291,7 +291,7 @@ def rowblock(
         weights: Query weights of every group, [row or 1, head or 1, group, query], in the compute dtype.
         want: Any of mass, lse, entropy, max_weight, concentration, output, max_activation.
         edit: Changes the softmax weights of each block before sums and output are formed.
-        limit_bytes: Size of the logits of a block; None picks 4 MiB on the CPU and 64 MiB elsewhere.
+        limit_bytes: Size of the logits of a block; None picks 6.25 MiB on the CPU and 64 MiB elsewhere.
     """
     if limit_bytes is None:
         limit_bytes = CPU_BLOCK_BYTES if ops.q.device.type == "cpu" else DEVICE_BLOCK_BYTES
