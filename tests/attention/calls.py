@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -127,6 +127,11 @@ def make(
         call.mask = torch.where(keep, torch.randn(keep.shape, generator=g), -torch.inf).to(dtype)
     call.is_causal = mask == "causal"
     return call
+
+
+def moved(call: Call, device: torch.device) -> Call:
+    """The call on the device; layouts are kept."""
+    return replace(call, **{n: t.to(device) for n, t in vars(call).items() if isinstance(t, Tensor)})
 
 
 @st.composite

@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.attention.calls import Call, make
-from torch import Tensor
+from tests.attention.calls import Call, make, moved
 
 from sinkscope.attention import STATISTICS, _backends, _triton, incoming_mass, measure
 from sinkscope.attention._operands import Operands
@@ -22,27 +21,11 @@ SMALL = Blocks(16, 16)
 HALF = (torch.float16, torch.bfloat16)
 
 
-@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    pytest.importorskip("triton", reason="NOT TESTED: the Triton kernels, because triton is not installed")
-    interpreted = _triton._interpreted()
-    if request.param == "cuda" and (interpreted or not torch.cuda.is_available()):
-        pytest.skip("NOT TESTED on a GPU: there is none, or TRITON_INTERPRET=1 is set")
-    if request.param == "interpreter" and not interpreted:
-        pytest.skip("kernels are compiled for the GPU here; TRITON_INTERPRET=1 runs the interpreter's tests")
-    return torch.device("cpu" if request.param == "interpreter" else "cuda")
-
-
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 16, so that small calls cross several of them."""
     whole = _triton._run
     monkeypatch.setattr(_triton, "_run", lambda ops, weights, want, blocks: whole(ops, weights, want, SMALL))
-
-
-def moved(call: Call, device: torch.device) -> Call:
-    """The call on the device; layouts are kept."""
-    return replace(call, **{n: t.to(device) for n, t in vars(call).items() if isinstance(t, Tensor)})
 
 
 def small(seed: int = 0, **changes) -> Call:

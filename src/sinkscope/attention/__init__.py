@@ -16,6 +16,17 @@ from ._actions import (
     action_names,
     register_action,
 )
+from ._additive import (
+    SPLIT_ACTIONS,
+    Split,
+    can_be_merged,
+    can_split,
+    candidate_count,
+    merge,
+    pick_candidates,
+    sampled_mass,
+    split,
+)
 from ._apply import Run, apply_edits
 from ._backends import backends, register_backend, use_backend
 from ._context import SelectionContext, default_group
@@ -55,6 +66,15 @@ from ._selectors import (
 )
 
 __all__ = [
+    "SPLIT_ACTIONS",
+    "Split",
+    "can_be_merged",
+    "can_split",
+    "candidate_count",
+    "merge",
+    "pick_candidates",
+    "sampled_mass",
+    "split",
     "MASS_TOLERANCE",
     "STAGES",
     "STATISTICS",

@@ -6,7 +6,7 @@ out on the device without reading a number there (`nonzero` would wait for it): 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -54,29 +54,33 @@ def can_drop(call: EditedCall, edits: tuple[ResolvedEdit, ...]) -> bool:
 def without_keys(call: EditedCall, edit: ResolvedEdit, issue: Issue) -> Tensor:
     """Output [row, head, query, dim] of the call without the chosen keys, some heads at a time."""
     assert call.v is not None and edit.count is not None  # `can_drop` has looked
-    count, rows, heads = edit.count, *call.q.shape[:2]
-    _check_count(edit.chosen, count)
-    kept = keep_index(edit.chosen, count)
-    k, v = expand_kv(call.k, heads), expand_kv(call.v, heads)
-    head_bytes = rows * kept.shape[-1] * (k.shape[-1] * k.element_size() + v.shape[-1] * v.element_size())
-    step = max(1, min(heads, COPY_BYTES // head_bytes))
-    parts = []
-    for head in range(0, heads, step):
-        some = slice(head, head + step)
-        parts.append(
-            issue(
-                replace(
-                    call,
-                    q=call.q[:, some],
-                    k=_take(k[:, some], kept[:, some]),
-                    v=_take(v[:, some], kept[:, some]),
-                )
-            )
-        )
+    _check_count(edit.chosen, edit.count)
+    kept = keep_index(edit.chosen, edit.count)
+    parts = [
+        issue(replace(call, q=call.q[:, some], k=k, v=v)) for some, k, v in less_keys(call.k, call.v, kept)
+    ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def _take(t: Tensor, index: Tensor) -> Tensor:
+def less_keys(k: Tensor, v: Tensor, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Copies of the keys and values that stay, for as many heads at a time as fit `COPY_BYTES`.
+
+    Args:
+        k: [row, kv_head, key, dim].
+        v: [row, kv_head, key, dim].
+        kept: Positions [row, head, key that stays].
+    """
+    rows, heads = kept.shape[:2]
+    k, v = expand_kv(k, heads), expand_kv(v, heads)
+    head_bytes = rows * kept.shape[-1] * (k.shape[-1] * k.element_size() + v.shape[-1] * v.element_size())
+    step = max(1, min(heads, COPY_BYTES // head_bytes))
+    for head in range(0, heads, step):
+        some = slice(head, head + step)
+        yield some, take_keys(k[:, some], kept[:, some]), take_keys(v[:, some], kept[:, some])
+
+
+def take_keys(t: Tensor, index: Tensor) -> Tensor:
+    """Rows of t [row, head, key, dim] at index [row, head, n]."""
     return t.gather(2, index[..., None].expand(*index.shape, t.shape[-1]))
 
 

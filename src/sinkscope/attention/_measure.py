@@ -92,9 +92,9 @@ def measure(
     weights = member[:, None]
     if row_weight is not None:
         weights = weights * _per_query(row_weight, ops)[:, :, None]
-    _check_inputs(ops)
+    check_inputs(ops)
     raw = pick_backend(backend, ops)(ops, weights, frozenset(want))
-    return _reduce(raw, ops, list(groups), weights, frozenset(want))
+    return reduced(raw, ops, list(groups), weights, frozenset(want))
 
 
 def incoming_mass(
@@ -157,7 +157,16 @@ def _per_query(row_weight: Tensor, ops: Operands) -> Tensor:
     return full.to(device=ops.q.device, dtype=ops.compute_dtype)
 
 
-def _reduce(raw: Raw, ops: Operands, names: list[str], weights: Tensor, want: frozenset[str]) -> Measurement:
+def reduced(raw: Raw, ops: Operands, names: list[str], weights: Tensor, want: frozenset[str]) -> Measurement:
+    """Means over the queries of each group, checked for NaN and infinity.
+
+    Args:
+        raw: Sums, as a backend handed them back.
+        ops: The call.
+        names: Names of the query groups.
+        weights: [row or 1, head or 1, group, query].
+        want: What was asked for.
+    """
     totals = query_totals(raw, weights, ops.shape[1])
     _check_finite(raw, ops, totals, want)
     mass, entropy, peak = {}, {}, {}
@@ -181,7 +190,8 @@ def _reduce(raw: Raw, ops: Operands, names: list[str], weights: Tensor, want: fr
     )
 
 
-def _check_inputs(ops: Operands) -> None:
+def check_inputs(ops: Operands) -> None:
+    """Refuse NaN and infinity in what the model hands to its attention."""
     if deferring():
         if not inputs_are_checked():
             ask_finite({"q": ops.q, "k": ops.k, "v": ops.v}, not_finite)
@@ -201,7 +211,7 @@ def _check_finite(raw: Raw, ops: Operands, totals: Tensor, want: frozenset[str])
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
-    # A sum is one cheap pass and never hides NaN or infinity; one that overflows (float16) is looked at again.
+    # A sum is one cheap pass and never hides NaN or infinity; one that overflows in float16 is no proof.
     # Sums in another dtype, and `isfinite`, would first build a tensor of the size of q.
     total = torch.stack([t.sum().float() for t in tensors]).sum()
     return bool(torch.isfinite(total)) or all(

@@ -10,7 +10,8 @@ same bits, and the numbers of a row do not depend on the other rows. Not yet mea
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -65,11 +66,75 @@ def run(ops: Operands, weights: Tensor, want: Collection[str], blocks: Blocks | 
         want: Any of mass, lse, entropy, max_weight, concentration, output, max_activation.
         blocks: Block sizes; None picks them by head size and dtype.
     """
+    with _on(ops, blocks) as sizes:
+        return _run(ops, weights, want, sizes)
+
+
+def columns(ops: Operands, lse: Tensor, weights: Tensor) -> Raw:
+    """Mass alone, of a call whose log-sum-exp is known.
+
+    Args:
+        ops: The call.
+        lse: [row, head, query], finite.
+        weights: [row or 1, head or 1, group, query].
+    """
+    with _on(ops) as blocks:
+        return Raw(mass=_mass(ops, lse, weights.float(), blocks, _arguments(ops, blocks)))
+
+
+def merge(few: Operands, whole: Operands, bias: Tensor, rest: Tensor, lse: Tensor, hit: Tensor) -> Tensor:
+    """Add a few keys to the output of all others; heads that miss are attended whole.
+
+    Args:
+        few: Queries with the keys to add and their values, at most 128.
+        whole: The call with all keys, for heads that miss.
+        bias: Added to the logits of the few keys, [row, head, few].
+        rest: Output of the others, [row, head, query, dim], contiguous; overwritten.
+        lse: Log-sum-exp of the others, [row, head, query].
+        hit: Boolean [row, head]: the few keys are enough.
+
+    Returns:
+        `rest`, now the output of the edited call.
+    """
+    from ._triton_kernels import _merge
+
+    assert few.v is not None  # an output is formed of values
+    rows, heads, count, keys = few.shape
+    chosen = hit.contiguous().view(torch.uint8)
+    with _on(few) as blocks:
+        half = few.v.dtype != torch.float32
+        shared = _arguments(few, blocks)
+        names = ("q", "k", "heads", "count", "keys", "scale", "DIM", "PAD", "WIDEN", "BM")
+        strides = [f"{name}_{axis}" for name in "qk" for axis in ("row", "head", "token", "dim")]
+        _merge[(-(-count // blocks.queries) * rows * heads,)](
+            v=few.v,
+            bias=bias.contiguous(),
+            rest=rest,
+            lse=lse.contiguous(),
+            hit=chosen,
+            **_strides("v", few.v),
+            VDIM=few.v.shape[-1],
+            VPAD=_padded(few.v.shape[-1]),
+            KPAD=_padded(keys),
+            VWIDEN=few.v.dtype == torch.bfloat16 and _interpreted(),
+            SPLIT=half,
+            enable_fp_fusion=True,
+            **{name: shared[name] for name in (*names, *strides)},
+        )
+    with _on(whole) as blocks:
+        _row_pass(whole, {"output"}, blocks, _arguments(whole, blocks), into=rest, only=1 - chosen)
+    return rest
+
+
+@contextmanager
+def _on(ops: Operands, blocks: Blocks | None = None) -> Iterator[Blocks]:
+    """Block sizes for a call, with its device the current one: triton launches there."""
     with torch.no_grad(), torch.autocast(ops.q.device.type, enabled=False):
         if ops.q.device.type != "cuda":
-            return _run(ops, weights, want, blocks or Blocks(32, 32))
-        with torch.cuda.device(ops.q.device):  # triton launches on the current device
-            return _run(ops, weights, want, blocks or pick_blocks(ops))
+            yield blocks or Blocks(32, 32)
+            return
+        with torch.cuda.device(ops.q.device):
+            yield blocks or pick_blocks(ops)
 
 
 def pick_blocks(ops: Operands) -> Blocks:
@@ -92,15 +157,31 @@ def _run(ops: Operands, weights: Tensor, want: Collection[str], blocks: Blocks) 
     if {"max_weight", "concentration"} & set(want):
         raw.peak = largest
     if "mass" in want:
-        scaled = weights.float() * largest[:, :, None]
-        parts = [_column_pass(ops, top, part, blocks, shared) for part in scaled.split(MOST_GROUPS, dim=2)]
-        raw.mass = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        raw.mass = _mass(ops, top, weights.float() * largest[:, :, None], blocks, shared)
     return raw
 
 
+def _mass(ops: Operands, top: Tensor, weights: Tensor, blocks: Blocks, shared: dict[str, Any]) -> Tensor:
+    """[row, head, group, key] sums of weight * exp(logit - top)."""
+    rows, heads, count, _ = ops.shape
+    weights = weights.expand(rows, heads, -1, count)
+    parts = [_column_pass(ops, top, part, blocks, shared) for part in weights.split(MOST_GROUPS, dim=2)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
 def _row_pass(
-    ops: Operands, want: Collection[str], blocks: Blocks, shared: dict[str, Any]
+    ops: Operands,
+    want: Collection[str],
+    blocks: Blocks,
+    shared: dict[str, Any],
+    *,
+    into: Tensor | None = None,
+    only: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Raw]:
+    """Largest logit, sum of exponentials, and the rest.
+
+    With `into` the output is written there, and only that of heads which `only` [row, head] names.
+    """
     from ._triton_kernels import _rowlse
 
     rows, heads, count, _ = ops.shape
@@ -110,7 +191,9 @@ def _row_pass(
     v = ops.k  # stands in where no output is wanted: never read
     if ops.v is not None and {"output", "max_activation"} & set(want):
         v = ops.v
-        output = ops.q.new_empty(rows, heads, count, v.shape[-1], dtype=torch.float32)
+        output = into
+        if into is None:
+            output = ops.q.new_empty(rows, heads, count, v.shape[-1], dtype=torch.float32)
     half = v.dtype != torch.float32
     _rowlse[(-(-count // blocks.queries) * rows * heads,)](
         v=v,
@@ -118,6 +201,7 @@ def _row_pass(
         total=total,
         entropy=top if raw.entropy is None else raw.entropy,
         out=top if output is None else output,
+        only=top if only is None else only,
         **_strides("v", v),
         VDIM=v.shape[-1],
         VPAD=_padded(v.shape[-1]),
@@ -125,9 +209,10 @@ def _row_pass(
         OUTPUT=output is not None,
         VWIDEN=v.dtype == torch.bfloat16 and _interpreted(),
         SPLIT=half,
+        PICKED=only is not None,
         **shared,
     )
-    if output is not None:
+    if output is not None and into is None:
         raw.output = output if "output" in want else None
         raw.activation = output.abs().amax((-1, -2))
     return top, total, raw

@@ -24,7 +24,7 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def _rowlse(
-    q, k, v, mask0, mask1, positions, top, total, entropy, out,
+    q, k, v, mask0, mask1, positions, top, total, entropy, out, only,
     heads, group, count, keys, scale, cap,
     q_row, q_head, q_token, q_dim,
     k_row, k_head, k_token, k_dim,
@@ -35,12 +35,13 @@ def _rowlse(
     KIND0: tl.constexpr, KIND1: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr,
     CAPPED: tl.constexpr,
     ENTROPY: tl.constexpr, OUTPUT: tl.constexpr, WIDEN: tl.constexpr, VWIDEN: tl.constexpr,
-    SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    SPLIT: tl.constexpr, PICKED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Per query: largest logit, sum of exp(logit - largest), entropy in nats, output.
 
     One program per block of BM queries of a head. Written as [row, head, query], contiguous; `out` as
-    [row, head, query, VDIM]. A query without keys gets -inf, 0, 0 and zeros.
+    [row, head, query, VDIM]. A query without keys gets -inf, 0, 0 and zeros. With PICKED, heads whose
+    entry of `only` [row, head] is 0 are passed over and nothing is written for them.
     """
     blocks = (count + BM - 1) // BM
     block, cell = tl.program_id(0) % blocks, tl.program_id(0) // blocks
@@ -69,6 +70,10 @@ def _rowlse(
     stop = keys
     if CAUSAL and not PLACED:
         stop = tl.minimum(keys, (block + 1) * BM)
+    written = count
+    if PICKED:
+        picked = tl.load(only + cell).to(tl.int32)
+        stop, written = stop * picked, count * picked
     for start in range(0, stop, BN):
         columns = start + tl.arange(0, BN)
         ks = tl.load(
@@ -134,13 +139,13 @@ def _rowlse(
                 acc += tl.dot(p, vs, input_precision="ieee")
         best = new
     at = cell.to(tl.int64) * count + rows
-    tl.store(top + at, best, mask=rows < count)
-    tl.store(total + at, sums, mask=rows < count)
+    tl.store(top + at, best, mask=rows < written)
+    tl.store(total + at, sums, mask=rows < written)
     some = tl.where(sums == 0, 1.0, sums)
     if ENTROPY:
-        tl.store(entropy + at, tl.log(some) - spread / some, mask=rows < count)
+        tl.store(entropy + at, tl.log(some) - spread / some, mask=rows < written)
     if OUTPUT:
-        inside = (rows[:, None] < count) & (vdims[None, :] < VDIM)
+        inside = (rows[:, None] < written) & (vdims[None, :] < VDIM)
         tl.store(out + at[:, None] * VDIM + vdims[None, :], acc / some[:, None], mask=inside)
 
 
@@ -244,6 +249,70 @@ def _colsum(
     else:
         inside = (groups[:, None] < GROUPS) & (columns[None, :] < keys)
         tl.store(mass + groups[:, None] * keys + columns[None, :], several, mask=inside)
+
+
+@triton.jit
+def _merge(
+    q, k, v, bias, rest, lse, hit,
+    heads, count, keys, scale,
+    q_row, q_head, q_token, q_dim,
+    k_row, k_head, k_token, k_dim,
+    v_row, v_head, v_token, v_dim,
+    DIM: tl.constexpr, PAD: tl.constexpr, VDIM: tl.constexpr, VPAD: tl.constexpr, KPAD: tl.constexpr,
+    WIDEN: tl.constexpr, VWIDEN: tl.constexpr, SPLIT: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    """Add a few keys to a finished output, with any bias on their logits.
+
+    `rest` [row, head, query, VDIM] is the output of the other keys and is overwritten; `lse` [row, head,
+    query] the log-sum-exp of their logits; `bias` is [row, head, key]. Heads whose `hit` [row, head] is 0
+    stay as they are. One program per block of BM queries of a head.
+    """
+    blocks = (count + BM - 1) // BM
+    block, cell = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    row, head = (cell // heads).to(tl.int64), (cell % heads).to(tl.int64)
+    rows = block * BM + tl.arange(0, BM)
+    columns, dims, vdims = tl.arange(0, KPAD), tl.arange(0, PAD), tl.arange(0, VPAD)
+    qs = tl.load(
+        q + row * q_row + head * q_head + rows.to(tl.int64)[:, None] * q_token + dims[None, :] * q_dim,
+        mask=(rows[:, None] < count) & (dims[None, :] < DIM),
+        other=0.0,
+    )
+    ks = tl.load(
+        k + row * k_row + head * k_head + columns.to(tl.int64)[:, None] * k_token + dims[None, :] * k_dim,
+        mask=(columns[:, None] < keys) & (dims[None, :] < DIM),
+        other=0.0,
+    )
+    vs = tl.load(
+        v + row * v_row + head * v_head + columns.to(tl.int64)[:, None] * v_token + vdims[None, :] * v_dim,
+        mask=(columns[:, None] < keys) & (vdims[None, :] < VDIM),
+        other=0.0,
+    )
+    if WIDEN:
+        qs, ks = qs.to(tl.float32), ks.to(tl.float32)
+    if VWIDEN:
+        vs = vs.to(tl.float32)
+    shift = tl.load(bias + cell.to(tl.int64) * keys + columns, mask=columns < keys, other=float("-inf"))
+    s = tl.dot(qs, tl.trans(ks), input_precision="ieee") * scale + shift[None, :]
+    at = cell.to(tl.int64) * count + rows
+    others = tl.load(lse + at, mask=rows < count, other=0.0)
+    best = tl.maximum(others, tl.max(s, 1))
+    p = tl.exp2((s - best[:, None]) * LOG2E)
+    left = tl.exp2((others - best) * LOG2E)
+    inside = (rows[:, None] < count) & (vdims[None, :] < VDIM)
+    places = rest + at[:, None] * VDIM + vdims[None, :]
+    acc = tl.load(places, mask=inside, other=0.0).to(tl.float32) * left[:, None]
+    if SPLIT:
+        half = v.dtype.element_ty
+        high = p.to(half)
+        low = (p - high.to(tl.float32)).to(half)
+        acc += tl.dot(high.to(vs.dtype), vs, input_precision="ieee")
+        acc += tl.dot(low.to(vs.dtype), vs, input_precision="ieee")
+    else:
+        acc += tl.dot(p, vs, input_precision="ieee")
+    found = acc / (left + tl.sum(p, 1))[:, None]
+    written = count * tl.load(hit + cell).to(tl.int32)
+    inside = (rows[:, None] < written) & (vdims[None, :] < VDIM)
+    tl.store(places, found.to(rest.dtype.element_ty), mask=inside)
 
 
 INTERPRETED = not isinstance(_rowlse, triton.JITFunction)

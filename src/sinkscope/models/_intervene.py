@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sinkscope.attention import ResolvedEdit, apply_edits, mass_after, on_device
 from sinkscope.errors import UsageError, unknown
+from sinkscope.models._additive import SplitMass, split_mass
 from sinkscope.models._call import AttentionCall, Run
 from sinkscope.models._edit import Edit
 from sinkscope.models._kept import Kept
@@ -49,11 +50,14 @@ class _Acting(NamedTuple):
 class _Editor:
     """Handler that applies the edits whose scope a call lies in, and writes the receipt."""
 
-    def __init__(self, plans: Sequence[Plan], receipt: Receipt, units: Units, mode: ReceiptMode) -> None:
+    def __init__(
+        self, plans: Sequence[Plan], receipt: Receipt, units: Units, mode: ReceiptMode, split: bool = False
+    ) -> None:
         self._plans = plans
         self._receipt = receipt
         self._units = units
         self._mode = mode
+        self._split = split
         self._tokens = Tokens()
         self._kept = Kept()
         self._origins = Origins()
@@ -82,13 +86,22 @@ class _Editor:
         groups = {name for plan in plans for name in plan.groups(call)}
         if self._mode:
             groups |= {plan.receipt_group(call) for plan in plans}
-        mass = CallMass(call, groups)
+        mass = self._measuring(call, rows, plans, groups)
         found = [self._resolved(plan, call, rows, mass) for plan in plans]
         acting = [part for part in found if part is not None]
-        output = _edited(call, run, [part.edit for part in acting])
+        output = _edited(call, run, [part.edit for part in acting], mass)
         if acting and not call.recompute:
             self._write(call, rows, acting, mass)
         return output
+
+    def _measuring(
+        self, call: AttentionCall, rows: tuple[RowId, ...], plans: Sequence[Plan], groups: set[str]
+    ) -> CallMass:
+        def guess(plan: Plan, mass: CallMass) -> Tensor:
+            return plan.guess(call, rows, self._units, mass)
+
+        parts = split_mass(call, groups, plans, guess) if self._split else None
+        return CallMass(call, groups) if parts is None else parts
 
     def _resolved(
         self, plan: Plan, call: AttentionCall, rows: tuple[RowId, ...], mass: CallMass
@@ -195,7 +208,7 @@ def _arrays(places: Sequence[Tensor]) -> Places:
     return first, second, third
 
 
-def _edited(call: AttentionCall, run: Run, edits: Sequence[ResolvedEdit]) -> Tensor:
+def _edited(call: AttentionCall, run: Run, edits: Sequence[ResolvedEdit], mass: CallMass) -> Tensor:
     if not edits:
         return run(call)
     count = call.q.shape[2]
@@ -206,6 +219,10 @@ def _edited(call: AttentionCall, run: Run, edits: Sequence[ResolvedEdit]) -> Ten
         with issuing(call, partial=q.shape[2] != count):
             return run(call.replace(q=q, k=k, v=v, mask=mask, is_causal=is_causal, scale=scale))
 
+    if isinstance(mass, SplitMass):
+        output = mass.merged(call, edits, issue, drop=_may_drop(call))
+        if output is not None:
+            return output
     return apply_edits(
         call.q,
         call.k,
@@ -253,6 +270,7 @@ def intervene(
     receipt: ReceiptMode = True,
     strict: bool = True,
     tokenizer: Any = None,
+    split: bool = False,
 ) -> Iterator[Receipt]:
     """Edit attention while the pipeline runs inside the `with` block.
 
@@ -275,6 +293,10 @@ def intervene(
         strict: False goes on where attention modules cannot be seen or a cache skips steps; what was not
             seen is then not edited.
         tokenizer: Of a bare language model: gives its tokens their strings and tells its special marks.
+        split: Form the output in the pass that measures, from the keys that are not likely to be chosen, and
+            add the others as the edits leave them (the additive split): faster for large calls where many
+            layers are edited. Equal up to rounding to the default way, which runs the model's own kernel
+            with the edit. Calls that cannot be split are edited the default way, which is said once.
 
     Yields:
         The receipt, filled while the pipeline runs.
@@ -306,7 +328,7 @@ def intervene(
     # Without an edit there is nothing that an unseen attention module could have missed.
     with Session(
         pipe,
-        [_Editor(plans, kept, numbers, receipt)],
+        [_Editor(plans, kept, numbers, receipt, split)],
         sites=sites,
         strict=strict and bool(several),
         tokenizer=tokenizer,

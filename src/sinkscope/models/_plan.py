@@ -9,7 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sinkscope.attention import Frozen, KeyedRandom, ResolvedEdit, SelectionContext, Selector, on_device
+from sinkscope.attention import (
+    SPLIT_ACTIONS,
+    Frozen,
+    KeyedRandom,
+    ResolvedEdit,
+    SelectionContext,
+    Selector,
+    on_device,
+)
 from sinkscope.errors import NoMatchError
 from sinkscope.models._call import AttentionCall, Site
 from sinkscope.models._eager import check_sinks
@@ -123,6 +131,19 @@ class Plan:
         if not self.empty_path and not getattr(self.edit.select, "always_chooses", False):
             return None
         return "all" if heads and len(self.scope_rows(call)) == len(call.rows) else "some"
+
+    def split_budget(self, call: AttentionCall) -> int | None:
+        """How many keys the edit takes in every row and head; None where the call may not be split for it."""
+        kind = type(self.edit.action) in SPLIT_ACTIONS and self.edit.queries == "all"
+        if not kind or self._frozen is not None or self._covers(call) != "all":
+            return None
+        return 0 if self.empty_path else _budget(self.edit.select)
+
+    def guess(self, call: AttentionCall, rows: tuple[RowId, ...], units: Units, mass: CallMass) -> Tensor:
+        """What the selector would choose by another mass, bool `[row, head, key]`; nothing is remembered."""
+        index = on_device(self.scope_rows(call), call.q.device)
+        found = self.edit.select.choose(self._context(call, rows, units, mass, index)).to(call.q.device)
+        return found.new_zeros(len(rows), *found.shape[1:]).index_copy(0, index, found)
 
     def treated(
         self, call: AttentionCall, rows: tuple[RowId, ...], units: Units, mass: CallMass
