@@ -17,6 +17,7 @@ from sinkscope.metrics import ImageError, _registry, score_rows
 
 BUILT_IN = (
     "scene clip_t lpips ssim ms_ssim rmse psnr pickscore hps imagereward geneval dino vqascore "
+    "frame_change frame_change_rmse "
     "loss perplexity accuracy top1 feature_cosine"
 ).split()
 
@@ -96,6 +97,7 @@ def test_available_covers_every_name(plugin, reader, monkeypatch, tmp_path):
         **{"scene": "ready", "clip_t": "missing", "lpips": "missing", "ssim": "ready", "ms_ssim": "ready"},
         **{"psnr": "ready", "pickscore": "missing", "hps": "missing", "imagereward": "missing"},
         **{"geneval": "missing", "dino": "missing", "vqascore": "missing"},
+        **{name: "ready" for name in ("frame_change", "frame_change_rmse")},
         **{name: "ready" for name in ("loss", "perplexity", "accuracy", "top1", "feature_cosine")},
         **{"rmse": "ready", "brightness": "ready", "built": "ready", "gone": "broken", "wrong": "ready"},
     }

@@ -185,13 +185,20 @@ def test_sinks_of_a_video_are_removed_and_matched(name: str) -> None:
         assert torch.equal(specimen.run(pipe), plain)
 
 
-@pytest.mark.parametrize(("name", "argument"), [("wan22", "num_frames"), ("stable_audio", "audio_end_in_s")])
-def test_a_study_refuses_videos_before_it_makes_one(name: str, argument: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "argument", "makes"),
+    [
+        ("wan_i2v", "image", "makes a video from a picture or from another video"),
+        ("svd", "image", "makes a video from a picture or from another video"),
+        ("stable_audio", "audio_end_in_s", "makes audio"),
+    ],
+)
+def test_a_study_refuses_what_prompts_are_not_enough_for(
+    name: str, argument: str, makes: str, tmp_path: Path
+) -> None:
     edit = sk.Edit(sk.TopMass(keys_per_head=1), sk.Mask(), kind="self")
     study = sk.Study(model="tiny", prompts="shapes", arms={"sink": edit}, metrics=["rmse"], n_prompts=2)
-    with pytest.raises(
-        UsageError, match=rf"it takes '{argument}'\) makes videos or audio.*sinkscope.observe"
-    ):
+    with pytest.raises(UsageError, match=rf"it takes '{argument}'\) {makes}, but.*sinkscope.observe"):
         sk.run(study, out=tmp_path / "run", pipe=built(SPECIMENS[name]), progress=False)
 
 

@@ -148,7 +148,7 @@ def test_what_a_pipeline_may_return() -> None:
     with pytest.raises(NonFiniteError, match="array 'loss' of unit 'u1' holds NaN"):
         outputs.arrays_of(Reads(), bad, units)  # type: ignore[arg-type]
     Reads.output_kind = "sounds"
-    with pytest.raises(UsageError, match="output_kind='sounds': expected 'image' or 'arrays'"):
+    with pytest.raises(UsageError, match="output_kind='sounds': expected 'image' or 'video' or 'arrays'"):
         outputs.kind_of(Reads())
 
 

@@ -12,6 +12,7 @@ from ._image import ImageError, open_image, to_rgb
 from ._protocol import Metric, MetricInfo, Prompt
 from ._registry import available, canonical, get, names, parameters
 from ._rows import score_rows
+from ._videos import score_videos
 from ._weights import release, weights_folder
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "parameters",
     "release",
     "score_rows",
+    "score_videos",
     "to_rgb",
     "weights_folder",
 ]

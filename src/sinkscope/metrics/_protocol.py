@@ -48,7 +48,8 @@ class Metric(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Subset of {"prompt", "reference", "arrays"}; with "arrays" it scores arrays instead of images."""
+        """Subset of {"prompt", "reference", "video", "arrays"}. With "video" it scores whole videos and with
+        "arrays" arrays, instead of images; one of images scores videos too, frame by frame (`_videos`)."""
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the numbers: backend, checkpoint, sha256, dtype, preprocess, versions."""

@@ -34,6 +34,8 @@ _BUILT_IN = {
     "geneval": ("geneval", "Geneval"),
     "dino": ("_dino", "Dino"),
     "vqascore": ("_vqascore", "VqaScore"),
+    "frame_change": ("_motion", "FrameChange"),
+    "frame_change_rmse": ("_motion", "FrameChangeRmse"),
     "loss": ("_arrays", "Loss"),
     "perplexity": ("_arrays", "Perplexity"),
     "accuracy": ("_arrays", "Accuracy"),

@@ -22,6 +22,8 @@ class Rmse:
     name = "rmse"
     direction: Direction = "lower"
     needs = frozenset({"reference"})
+    frames_at_most: int | None = None
+    """Of a video every frame is compared."""
 
     @classmethod
     def check(cls) -> MetricInfo:

@@ -1,4 +1,4 @@
-"""What a run made, unit by unit: images, or arrays of models that read."""
+"""What a run made, unit by unit: images, videos, or arrays of models that read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from PIL import Image
 from sinkscope.errors import UsageError
 from sinkscope.study import _outputs
 from sinkscope.study._store import Store
+from sinkscope.study._video import Frames
 
 
 class Outputs(Mapping[str, Any]):
@@ -19,7 +20,7 @@ class Outputs(Mapping[str, Any]):
 
     def __init__(self, store: Store, arm: str, units: Sequence[str]) -> None:
         if store.kind != self.kind:
-            method = {_outputs.IMAGE: "images", _outputs.ARRAYS: "arrays"}[store.kind]
+            method = _outputs.METHOD[store.kind]
             raise UsageError(f"The units of {store.folder} are {method}: use run.{method}({arm!r}) instead.")
         self._store, self._arm, self._units = store, arm, tuple(units)
 
@@ -41,6 +42,15 @@ class Images(Outputs):
     kind = _outputs.IMAGE
 
     def __getitem__(self, unit: str) -> Image.Image:
+        return super().__getitem__(unit)
+
+
+class Videos(Outputs):
+    """The videos of one arm by unit id: uint8 `[frame, height, width, 3]`."""
+
+    kind = _outputs.VIDEO
+
+    def __getitem__(self, unit: str) -> Frames:
         return super().__getitem__(unit)
 
 

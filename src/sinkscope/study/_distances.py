@@ -18,7 +18,7 @@ from sinkscope import stats
 from sinkscope.errors import SinkscopeError, StoreError, UsageError
 from sinkscope.metrics.distances import DISTANCES, features
 from sinkscope.shapes import EMBEDDED
-from sinkscope.study import _files
+from sinkscope.study import _files, _outputs
 from sinkscope.study._analyse import BOOTSTRAP_SEED, contrasts
 from sinkscope.study._plan import Plan
 from sinkscope.study._progress import Meter
@@ -117,6 +117,7 @@ def _rows(
     device: str,
 ) -> list[dict[str, Any]]:
     """Rows of one distance."""
+    _outputs.check_distance(name, store.kind)
     backbone = _backbone(study, name, {"device": device, **options})
     identity = backbone.identity()
     mine = old[old["metric"] == name]

@@ -1,8 +1,9 @@
-"""Calling a pipeline: which arguments it takes, one batch in, finished images (or arrays) out."""
+"""Calling a pipeline: which arguments it takes, one batch in, finished images (videos, arrays) out."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,8 +23,14 @@ ARGUMENTS = {
     "height": "height",
     "width": "width",
 }
-_MOVING = ("num_frames", "video_length", "audio_end_in_s")
-"""Arguments that only pipelines of videos and audio take."""
+_SOUND = ("audio_end_in_s", "audio_length_in_s")
+"""Arguments that only pipelines of audio take."""
+_PICTURES = ("image", "video", "control_video", "controls", "conditioning_frames")
+"""Arguments of pipelines of videos that can be shown a picture or a video."""
+_SHOWN = re.compile("ToVideo(?!SD|Zero)|2Video|ToWorld|I2V|PIA|Control|Inpaint")
+"""In the names of those that have to be shown one."""
+_STRIDES = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
+"""What pipelines call the frames of a video that one latent frame stands for."""
 
 
 def check_call(pipe: Any, study: Study) -> None:
@@ -33,12 +40,7 @@ def check_call(pipe: Any, study: Study) -> None:
         UsageError: Naming the setting the pipeline has no argument for, or the metric.
     """
     accepted = _accepted(pipe)
-    if moving := [name for name in _MOVING if name in accepted]:
-        raise UsageError(
-            f"{type(pipe).__name__} (it takes {moving[0]!r}) makes videos or audio, but a study keeps and "
-            "scores one image or one set of arrays per unit; expected a text-to-image pipeline or a model "
-            "that reads. Use sinkscope.observe and sinkscope.intervene around your own calls of it."
-        )
+    _check_input(pipe, accepted)
     for name in ("prompt", "generator", "output_type"):
         if name not in accepted:
             raise UsageError(
@@ -46,7 +48,11 @@ def check_call(pipe: Any, study: Study) -> None:
                 "takes: "
                 f"{', '.join(accepted)}."
             )
-    _outputs.check_metrics(study.metrics, study.metric_options, _outputs.kind_of(pipe))
+    kind = _outputs.kind_of(pipe)
+    _outputs.check_metrics(study.metrics, study.metric_options, kind)
+    for name in study.distances:
+        _outputs.check_distance(name, kind)
+    _check_frames(pipe, study.frames)
     for arm in study.arm_names:
         for name, argument in ARGUMENTS.items():
             value = study.sampling(arm)[name]
@@ -61,6 +67,65 @@ def check_call(pipe: Any, study: Study) -> None:
             build_scheduler(pipe, scheduler)
 
 
+def _check_input(pipe: Any, accepted: Sequence[str]) -> None:
+    """Refuse a pipeline that makes sounds, or that a prompt is not enough for."""
+    name = type(pipe).__name__
+    sounds = [argument for argument in _SOUND if argument in accepted]
+    if sounds or "Audio" in name:
+        takes = f" (it takes {sounds[0]!r})" if sounds else ""
+        raise UsageError(
+            f"{name}{takes} makes audio, but a study keeps and scores one image, one video "
+            f"or one set of arrays per unit; expected {_EXPECTED}. {_ELSE}"
+        )
+    shown = [argument for argument in _PICTURES if argument in accepted]
+    moving = _outputs.kind_of(pipe) == _outputs.VIDEO
+    if not moving and not {"video", "control_video"} & set(shown):
+        return
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    required = [argument for argument in shown if parameters[argument].default is inspect.Parameter.empty]
+    if required or (shown and (_SHOWN.search(name) or not moving)):
+        raise UsageError(
+            f"{name} (it takes {(required or shown)[0]!r}) makes a video from a picture or from another "
+            f"video, but a study gives prompts only; expected {_EXPECTED}. {_ELSE}"
+        )
+
+
+_EXPECTED = "a text-to-image or text-to-video pipeline or a model that reads"
+_ELSE = "Use sinkscope.observe and sinkscope.intervene around your own calls of it."
+
+
+def _check_frames(pipe: Any, frames: int | None) -> None:
+    """Refuse a number of frames that the pipeline does not make."""
+    if frames is None:
+        return
+    name = type(pipe).__name__
+    if _outputs.kind_of(pipe) != _outputs.VIDEO:
+        raise UsageError(
+            f"The study sets frames={frames}, but {name} makes no videos: it takes none of "
+            f"{', '.join(_outputs.FRAMES)}. Leave frames out."
+        )
+    stride = _stride(pipe)
+    if stride is not None and (frames - 1) % stride:
+        low = (frames - 1) // stride * stride + 1
+        raise UsageError(
+            f"The study sets frames={frames}, but {name} makes {stride} n + 1 frames, of which it would "
+            f"leave out or add some silently. Use frames={low} or frames={low + stride}."
+        )
+
+
+def _stride(pipe: Any) -> int | None:
+    """Frames per latent frame where the first frame has one of its own, as the pipeline's usual number of
+    frames shows (81 for a stride of 4); None where it follows no such rule."""
+    stride = next((getattr(pipe, name) for name in _STRIDES if hasattr(pipe, name)), None)
+    argument = _outputs.frames_argument(pipe)
+    if not isinstance(stride, int) or stride < 2 or argument is None:
+        return None
+    usual = inspect.signature(type(pipe).__call__).parameters[argument].default
+    if usual is None:
+        usual = getattr(getattr(getattr(pipe, "transformer", None), "config", None), "sample_frames", None)
+    return stride if isinstance(usual, int) and usual % stride == 1 else None
+
+
 def _accepted(pipe: Any) -> list[str]:
     return [name for name in inspect.signature(type(pipe).__call__).parameters if name != "self"]
 
@@ -69,14 +134,17 @@ def paint(pipe: Any, study: Study, units: Sequence[Unit], arm: str = BASELINE) -
     """Generate one batch of units, sampled as an arm says; its scheduler has to be in place (`sampler`).
 
     Returns:
-        One image per unit, or one mapping of arrays where the pipeline reads (`_outputs.Output`).
+        One image or video per unit, or one mapping of arrays where the pipeline reads (`_outputs.Output`).
 
     Raises:
-        NonFiniteError: An image or array holds NaN or infinity.
+        NonFiniteError: An image, video or array holds NaN or infinity.
         UsageError: The pipeline refused a setting, or returned something other than one output per unit.
     """
     sampling = study.sampling(arm)
     settings = {argument: sampling[name] for name, argument in ARGUMENTS.items()}
+    kind, frames = _outputs.kind_of(pipe), _outputs.frames_argument(pipe)
+    if kind == _outputs.VIDEO and frames is not None:
+        settings[frames] = sampling["frames"]
     with _quiet(pipe):
         result = call(
             pipe,
@@ -85,8 +153,10 @@ def paint(pipe: Any, study: Study, units: Sequence[Unit], arm: str = BASELINE) -
             output_type="np",
             **{argument: value for argument, value in settings.items() if value is not None},
         )
-    if _outputs.kind_of(pipe) == _outputs.ARRAYS:
+    if kind == _outputs.ARRAYS:
         return _outputs.arrays_of(pipe, result, units)
+    if kind == _outputs.VIDEO:
+        return list(_outputs.videos_of(pipe, result, units, sampling["frames"]))
     images = getattr(result, "images", None)
     if images is None or len(images) != len(units):
         raise UsageError(
@@ -106,10 +176,12 @@ def call(pipe: Any, **arguments: Any) -> Any:
     except SinkscopeError:
         raise
     except ValueError as error:
-        size = {name: arguments[name] for name in ("height", "width") if name in arguments}
+        sizes = ("height", "width", *_outputs.FRAMES)
+        size = {name: arguments[name] for name in sizes if name in arguments}
+        frames = "frames, " if _outputs.frames_argument(pipe) else ""
         raise UsageError(
             f"{type(pipe).__name__} refused its settings: {error} Got {size or 'its own size'}; "
-            "change height, width, steps or guidance to what the model was made for."
+            f"change height, width, {frames}steps or guidance to what the model was made for."
         ) from error
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from sinkscope.errors import StoreError, unknown
 from sinkscope.study import _record
 from sinkscope.study._analyse import analyse
-from sinkscope.study._by_unit import ArraysByUnit, Images, Outputs
+from sinkscope.study._by_unit import ArraysByUnit, Images, Outputs, Videos
 from sinkscope.study._plan import Plan, make_plan, resolve_prompts
 from sinkscope.study._sinks import SinkTables
 from sinkscope.study._store import RECORD, Store
@@ -125,9 +125,17 @@ class Run(SinkTables):
         """The images of an arm by unit id.
 
         Raises:
-            UsageError: There is no such arm, or the model reads and gives arrays.
+            UsageError: There is no such arm, or the model gives videos or arrays.
         """
         return self._outputs(Images, arm)
+
+    def videos(self, arm: str) -> Videos:
+        """The videos of an arm by unit id, where the model makes videos: uint8 `[frame, height, width, 3]`.
+
+        Raises:
+            UsageError: There is no such arm, or the model gives images or arrays.
+        """
+        return self._outputs(Videos, arm)
 
     def arrays(self, arm: str) -> ArraysByUnit:
         """The arrays of an arm by unit id, where the model reads instead of painting: name -> NumPy array.

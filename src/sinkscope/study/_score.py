@@ -17,6 +17,7 @@ from sinkscope import metrics
 from sinkscope.errors import MissingWeightsError, SinkscopeError, StoreError, UsageError, unknown
 from sinkscope.prompts import PromptRecord
 from sinkscope.shapes import EMBEDDED
+from sinkscope.study._outputs import VIDEO
 from sinkscope.study._plan import Plan
 from sinkscope.study._progress import Meter
 from sinkscope.study._scorer import Scorer
@@ -24,6 +25,8 @@ from sinkscope.study._store import Store
 from sinkscope.study._study import Study
 
 CHUNK = 64
+VIDEOS = 8
+"""Units that are scored and kept together: videos have many frames each."""
 OK = "ok"
 CLIP = "openai/clip-vit-base-patch32"
 COLUMNS = ("unit", "prompt_id", "prompt", "task", "seed", "arm", "metric", "value", "status", "note")
@@ -196,7 +199,8 @@ def _earlier(store: Store) -> pd.DataFrame:
 
 def _every_chunk(scorer: Scorer, plan: Plan, meter: Meter) -> list[pd.DataFrame]:
     """The table of one metric in chunks; raises once for all damaged images, with the rest kept."""
-    chunks = [plan.units[start : start + CHUNK] for start in range(0, len(plan.units), CHUNK)]
+    size = VIDEOS if scorer.store.kind == VIDEO else CHUNK
+    chunks = [plan.units[start : start + size] for start in range(0, len(plan.units), size)]
     frames = []
     for arm in plan.arms:
         for index, units in enumerate(chunks):

@@ -18,6 +18,7 @@ import pandas as pd
 from sinkscope import metrics
 from sinkscope.errors import MissingWeightsError, StoreError
 from sinkscope.metrics._arrays import score_arrays
+from sinkscope.metrics._videos import video_identity
 from sinkscope.study import _files, _outputs
 from sinkscope.study._plan import Unit
 from sinkscope.study._record import prompt_records
@@ -48,7 +49,7 @@ class Scorer:
 
     Raises:
         MissingWeightsError: The weights are not here, and nothing was recorded.
-        UsageError: The metric scores images and the run holds arrays, or the other way round.
+        UsageError: The metric scores another kind of output than the run holds.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class Scorer:
         self.absent: MissingWeightsError | None = None
         """Why nothing new can be scored; None where it can."""
         try:
-            self.identity = dict(metric.identity())
+            moving = store.kind == _outputs.VIDEO
+            self.identity = dict(video_identity(metric) if moving else metric.identity())
         except MissingWeightsError as error:
             if recorded is None:
                 raise
@@ -97,6 +99,12 @@ class Scorer:
         """Score some units; images that are damaged get a row that says so."""
         if not missing:
             return {}
+        # A video is as large as many images, and its frames fill a batch of their own.
+        if self.store.kind == _outputs.VIDEO and len(missing) > 1:
+            found: dict[str, Row] = {}
+            for key, unit in missing.items():
+                found |= self._compute(arm, {key: unit})
+            return found
         rows, good = {}, {}
         for key, unit in missing.items():
             try:
@@ -105,15 +113,18 @@ class Scorer:
                 self.damaged.append(str(error))
                 rows[key] = Row(np.nan, str(error), "")
         if good:
-            images, references, prompts = (list(column) for column in zip(*good.values(), strict=True))
-            reference = references if "reference" in self.metric.needs else None
-            if _outputs.wants(self.metric) == _outputs.ARRAYS:
-                table = score_arrays(self.metric, images, reference)
-            else:
-                table = metrics.score_rows(self.metric, images, prompts, reference)
-            found = [Row(*row) for row in table[list(SHARD[1:])].itertuples(index=False)]
-            self._known.update(zip(good, found, strict=True))
+            outputs, references, prompts = (list(column) for column in zip(*good.values(), strict=True))
+            table = self._score(outputs, prompts, references if "reference" in self.metric.needs else None)
+            scored = [Row(*row) for row in table[list(SHARD[1:])].itertuples(index=False)]
+            self._known.update(zip(good, scored, strict=True))
         return {**rows, **{key: self._known[key] for key in good}}
+
+    def _score(self, outputs: list[Any], prompts: list[Any], reference: list[Any] | None) -> pd.DataFrame:
+        if self.store.kind == _outputs.ARRAYS:
+            return score_arrays(self.metric, outputs, reference)
+        if self.store.kind == _outputs.VIDEO:
+            return metrics.score_videos(self.metric, outputs, prompts, reference)
+        return metrics.score_rows(self.metric, outputs, prompts, reference)
 
     def _key(self, arm: str, unit: Unit) -> str:
         reference = self.digests[self._base(arm), unit.id] if "reference" in self.metric.needs else None

@@ -40,6 +40,7 @@ LEFT_OUT = (
     "noise_base",
     "equivalence",
     "null_arms",
+    "frames",
 )
 """Fields that `to_dict` leaves out at their default, so that studies without them keep their hash."""
 BASELINE = "baseline"
@@ -98,6 +99,8 @@ class Study:
     """Pixels. None: what the pipeline does by itself."""
     width: int | None = None
     """Pixels. None: what the pipeline does by itself."""
+    frames: int | None = None
+    """Frames of a video, for pipelines that make videos. None: what the pipeline does by itself."""
     batch: int | None = None
     """Units per batch. None: chosen from the model's size and device, and recorded."""
     null_arms: str = "compare"
@@ -167,8 +170,9 @@ class Study:
         return as_arm(self.arms.get(name))
 
     def sampling(self, arm: str) -> dict[str, Any]:
-        """How an arm is sampled: seed_shift, steps, guidance, scheduler, height and width, as used."""
-        study = {name: getattr(self, name) for name in ("steps", "guidance", "height", "width")}
+        """How an arm is sampled: seed_shift, steps, guidance, scheduler, height, width, frames, as used."""
+        names = ("steps", "guidance", "height", "width", "frames")
+        study = {name: getattr(self, name) for name in names}
         return {"seed_shift": 0, "scheduler": None, **study, **self.arm(arm).sampling}
 
     @cached_property

@@ -74,7 +74,7 @@ def _numbers(study: Study) -> None:
     _whole("steps", study.steps, 1)
     _whole("draws", study.draws, 100)
     _number("level", study.level, 0.5, 1.0)
-    for name in ("n_prompts", "height", "width", "batch"):
+    for name in ("n_prompts", "height", "width", "frames", "batch"):
         if getattr(study, name) is not None:
             _whole(name, getattr(study, name), 1)
     if study.guidance is not None:
