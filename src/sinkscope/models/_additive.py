@@ -99,9 +99,7 @@ def _refusal(call: AttentionCall, plans: Sequence[Plan]) -> tuple[str, int | Non
         why = "the call has sink logits or dropout"
     budgets = [plan.split_budget(call) for plan in plans]
     if why is None and None in budgets:
-        why = (
-            "an edit has no fixed number of keys in every row and head, or changes more than keys and values"
-        )
+        why = "an edit takes no fixed number of keys in every row and head, or changes more than these"
     if why is not None:
         return why, None
     count = candidate_count(sum(budget or 0 for budget in budgets), call.k.shape[2])
