@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sinkscope.study import Run, Study
 
 ONLY_WITHOUT_FILE = tuple(
-    "model prompts n_prompts seeds steps guidance height width batch layers budgets metrics option".split()
+    "model prompts n_prompts seeds steps guidance height width frames batch layers budgets metrics "
+    "option".split()
 )
 SHAPES_PROMPTS = 24
 
@@ -103,16 +104,15 @@ def _study_of(arguments: Namespace, pipe: Any) -> Study:
             ".csv, .jsonl)."
         )
     count = arguments.n_prompts or (SHAPES_PROMPTS if prompts == "shapes" else None)
-    settings = {
-        name: getattr(arguments, name) for name in ("seeds", "steps", "guidance", "height", "width", "batch")
-    }
+    names = ("seeds", "steps", "guidance", "height", "width", "frames", "batch")
+    settings = {name: getattr(arguments, name) for name in names}
     return Study(
         name=Path(arguments.model).name or "model",
         model=arguments.model,
         prompts=prompts,
         n_prompts=count,
         arms=default_arms(sites(pipe), budgets=arguments.budgets or (1,), layers=arguments.layers),
-        metrics=_canonical(arguments.metrics or ()) or _fitting_metrics(shapes and prompts == "shapes"),
+        metrics=_canonical(arguments.metrics or ()) or _fitting_metrics(shapes and prompts == "shapes", pipe),
         metric_options=_options(arguments.option),
         **{name: value for name, value in settings.items() if value is not None},
     )
@@ -137,11 +137,14 @@ def _canonical(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(canonical(name) for name in given))
 
 
-def _fitting_metrics(shapes: bool) -> tuple[str, ...]:
+def _fitting_metrics(shapes: bool, pipe: Any) -> tuple[str, ...]:
     """Metrics that mean something for the model and can be computed here."""
     from sinkscope import metrics
+    from sinkscope.study._outputs import VIDEO, kind_of
 
     wanted = ("scene", "clip_t", "lpips", "ssim", "rmse") if shapes else ("lpips", "ssim", "rmse")
+    if kind_of(pipe) == VIDEO:
+        wanted = (*wanted, "frame_change")
     ready = {info.name for info in metrics.available() if info.status == "ready"}
     return tuple(name for name in wanted if name in ready)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ONLY_DEFAULT_ARMS = ("layers", "budgets")
 """Flags of `run` that build default arms; a preset has arms of its own."""
-FIELDS = ("prompts", "n_prompts", "seeds", "steps", "guidance", "height", "width", "batch", "metrics")
+FIELDS = tuple("prompts n_prompts seeds steps guidance height width frames batch metrics".split())
 """Flags of `run` that set a field of a preset's study otherwise."""
 
 

@@ -132,6 +132,7 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     own.add_argument("--guidance", type=float, help="guidance scale (default: the pipeline's)")
     own.add_argument("--height", type=int, help="pixels (default: the pipeline's)")
     own.add_argument("--width", type=int, help="pixels (default: the pipeline's)")
+    own.add_argument("--frames", type=int, help="frames of a video (default: the pipeline's)")
     own.add_argument("--batch", type=int, help="units per batch (default: by model size and device)")
     own.add_argument("--layers", type=numbers, metavar="0,3-5", help="layers to edit (default: all)")
     own.add_argument("--budgets", type=numbers, metavar="1,5", help="keys per head to remove (default: 1)")
