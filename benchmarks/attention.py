@@ -34,6 +34,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BARS = {"measure": 0.85, "measure + output": 1.3, "measure + removal": 1.9}
 SPEEDUP, MEMORY = 2.3, 40
 
+INTERVENE = (
+    ("intervene(), no receipt", False, False),
+    ("intervene(), split, no receipt", False, True),
+    ("intervene(), receipt", True, False),
+    ("intervene(), split, receipt", True, True),
+)
+
 Way = Callable[[Tensor, Tensor, Tensor], object]
 
 
@@ -105,10 +112,10 @@ def times(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Times]:
     ways = {n: w for n, w in WAYS.items() if args.explicit or not n.startswith("explicit")}
     with torch.no_grad():
         found = ratios(ways, tensors, args.repeats)
-        for name, receipt in (("intervene(), no receipt", False), ("intervene(), receipt", True)):
+        for name, receipt, split in INTERVENE:
             model = Attention()
             edit = sk.Edit(sk.TopMass(keys_per_head=KEYS_PER_HEAD), sk.Mask())
-            with sk.intervene(model, edit, receipt=receipt):
+            with sk.intervene(model, edit, receipt=receipt, split=split):
                 model(*tensors)  # what is asked once per block
                 found |= ratios({"sdpa beside it": WAYS["sdpa"], name: model}, tensors, args.repeats)
     return found

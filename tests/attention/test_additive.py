@@ -242,3 +242,34 @@ def test_kernels_measure_float32_block_by_block(device: torch.device) -> None:
     call = moved(make(2, dtype=torch.float32), device)
     with use_backend("triton"):
         assert parted(call, places(call, 3)).weak is not None
+
+
+@pytest.mark.gpu
+def test_a_split_step_is_captured_as_a_cuda_graph_and_never_waits() -> None:
+    """Sampling, measuring, choosing and merging on a real GPU: no host sync, the same bits when replayed."""
+    if not torch.cuda.is_available():
+        pytest.skip("NOT TESTED: a CUDA graph of a split call, because there is no GPU")
+    call = make(7, rows=2, heads=8, kv_heads=8, queries=300, keys=300, dim=64, dtype=torch.float16)
+    call = moved(call, torch.device("cuda"))
+    questions = Questions()
+
+    def step() -> Tensor:
+        with deferred(questions):
+            parts = parted(call, pick_candidates([sampled_mass(call.q, call.k, None)], [], 32))
+            top = parts.measurement.mass["all"].topk(2, dim=-1).indices
+            return merged(call, parts, ResolvedEdit(as_set(call, top), Mask(), covers="all", count=2))
+
+    want = step()
+    questions.settle()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    questions.settle()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = step()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(got, want)
