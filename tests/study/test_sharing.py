@@ -119,6 +119,14 @@ def test_null_arms_has_two_settings() -> None:
     assert Study.from_dict(tiny_study(null_arms="full").to_dict()).null_arms == "full"
 
 
+def test_null_arms_of_a_split_study_take_that_way_too(pipe: Any) -> None:
+    study = tiny_study(arms={"null": SINK.control("null")}, split=True)
+    assert not sharing(study, None, pipe).null
+    assert Study.from_dict(study.to_dict()) == study and "split" not in tiny_study().to_dict()
+    with pytest.raises(UsageError, match="split='yes': expected true or false"):
+        tiny_study(split="yes")
+
+
 # ---- late arms
 
 

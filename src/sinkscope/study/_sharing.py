@@ -55,7 +55,7 @@ def sharing(study: Study, watch: Mapping[str, Any] | None, pipe: Any) -> Sharing
         if not edits or source is None or arm in watched:
             continue
         if is_null(study, arm):
-            if study.null_arms == "compare":
+            if study.null_arms == "compare" and not study.split:
                 found.null[arm] = source
         elif can_share(pipe) and idle(edits, 0, study.sampling(arm)["steps"]):
             found.late[arm] = source

@@ -41,6 +41,7 @@ LEFT_OUT = (
     "equivalence",
     "null_arms",
     "frames",
+    "split",
 )
 """Fields that `to_dict` leaves out at their default, so that studies without them keep their hash."""
 BASELINE = "baseline"
@@ -106,6 +107,9 @@ class Study:
     null_arms: str = "compare"
     """Null arms. "compare": every attention call of the unedited arm is asked whether the null edit would
     change a bit, and the arm is generated only where it would. "full": it is generated always."""
+    split: bool = False
+    """Form edited outputs by the additive split, as `intervene(..., split=True)` does; null arms are then
+    generated, since they take that way too."""
     observe: ObservePlan | None = field(default_factory=ObservePlan)
     """What to record of the attention. None: nothing."""
     margins: Mapping[str, float | Literal["seed"]] = field(default_factory=dict)

@@ -48,6 +48,8 @@ def check(study: Study) -> None:
     _selection(study)
     if study.null_arms not in ("compare", "full"):
         raise unknown("null_arms", study.null_arms, ("compare", "full"))
+    if not isinstance(study.split, bool):
+        raise UsageError(f"split={study.split!r}: expected true or false.")
     if isinstance(study.prompts, str):
         _text("prompts", study.prompts)
     else:
