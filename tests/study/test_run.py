@@ -15,9 +15,9 @@ from PIL import Image
 from tests.study.small import ARMS, TEXTS, results, tiny_study
 from tests.tiny import tiny_sd3
 
+import sinkscope.study._complete as completing
 import sinkscope.study._pipeline as painting
 import sinkscope.study._record as recording
-import sinkscope.study._run as running
 from sinkscope.attention import TopMass
 from sinkscope.errors import NonFiniteError, SinkscopeError, StoreError, UsageError
 from sinkscope.models import Edit
@@ -32,7 +32,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a finished run must not touch the model")
 
-    monkeypatch.setattr(running, "_load", refuse)
+    monkeypatch.setattr(completing, "_load", refuse)
     monkeypatch.setattr(painting, "paint", refuse)
 
 

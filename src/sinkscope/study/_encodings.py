@@ -6,7 +6,8 @@ package versions, and the arguments of the call) and given back at the next call
 pipeline's logic is untouched and its images are the same bits. What the encoders were given is kept beside
 it, because the identities of text tokens are read from there.
 
-Files lie in the run folder while a study generates, for a resumed run, and are removed when every image is
+Files lie in the run folder while a study generates, for a resumed run and for other workers (each file is
+whole or absent, and two that write the same one write the same numbers), and are removed when every image is
 there. The key is the whole call, not one prompt: encoders round, and some pipelines pad, by batch.
 """
 
@@ -32,10 +33,21 @@ from sinkscope.models._prompts import announce, encoder_input
 from sinkscope.study import _files
 from sinkscope.study._record import versions
 
+FOLDER = "shards/encodings"
+"""Where files go in a run folder."""
 IN_MEMORY = 4
 """How many calls are also kept in memory: the arms of a batch ask for the same ones."""
 Capture = tuple[str, Tensor, Tensor | None]
 """Name of a text encoder, token ids `[prompt, position]`, mask or None."""
+
+
+def forget(folder: Path) -> None:
+    """Remove the files of a run folder: every image is there."""
+    folder = folder / FOLDER
+    for path in folder.glob("*.safetensors") if folder.is_dir() else ():
+        path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 class _Opaque(Exception):
@@ -80,13 +92,6 @@ class Encodings:
             stack.callback(self.unpark)
             stack.callback(wrap(self._pipe, "encode_prompt", self._encode))
             yield
-
-    def forget(self) -> None:
-        """Remove the files: every image is there."""
-        for path in self._folder.glob("*.safetensors") if self._folder.is_dir() else ():
-            path.unlink()
-        if self._folder.is_dir() and not any(self._folder.iterdir()):
-            self._folder.rmdir()
 
     # ---- one call
 

@@ -2,20 +2,20 @@
 
 Every arm, the baseline included, runs inside `intervene`; the baseline's list of edits is empty. What is
 recorded of the attention is read beside it and changes no bit of the images. What arms share (`_sharing.py`)
-and how prompts are encoded (`_encodings.py`) changes none either.
+and how prompts are encoded (`_encodings.py`) changes none either, nor does which process runs a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from sinkscope.errors import SinkscopeError
-from sinkscope.study._encodings import Encodings
+from sinkscope.study._encodings import FOLDER, Encodings, forget
 from sinkscope.study._memory import is_out_of_memory, release
 from sinkscope.study._painting import Done, Painter, chunks
 from sinkscope.study._pipeline import paint
@@ -38,47 +38,93 @@ def generate(
     study: Study,
     plan: Plan,
     pipe: Any,
-    *,
+    record: Mapping[str, Any],
     todo: Sequence[Task],
-    watch: Mapping[str, Any] | None,
-    shared: Sharing,
-    weights: Mapping[str, str],
+    *,
     show: bool,
 ) -> None:
-    """Run every task of `todo`.
+    """Run every task of `todo` in this process.
 
     Args:
         store: Where results go.
         study: What to run.
         plan: All units and arms.
         pipe: The pipeline.
+        record: The record of the run.
         todo: Tasks to run, as from `unfinished`.
-        watch: The resolved observation (`resolve()["observe"]`), or None.
-        shared: What arms take from each other.
-        weights: Hash of each network's weights, by component name.
         show: Show progress.
 
     Raises:
         SinkscopeError: With the arm and batch it happened in; all finished tasks are kept.
     """
+    with meter_of(plan, todo, show=show) as meter:
+        make(store, study, plan, pipe, record, batches_of(todo), ahead=todo, meter=meter)
+    forget(store.folder)
+
+
+def batches_of(todo: Sequence[Task]) -> list[list[Task]]:
+    """Tasks by their batch."""
+    return [list(group) for _, group in groupby(todo, key=lambda task: task.batch.index)]
+
+
+def meter_of(plan: Plan, todo: Sequence[Task], *, show: bool) -> Meter:
+    """The meter of this stage."""
     missing = sum(len(task.batch.units) for task in todo)
-    encodings = Encodings(store.folder / "shards" / "encodings", pipe, weights)
-    painter = Painter(study, pipe, watch, plan, shared)
-    with (
-        encodings.installed(),
-        Meter("generate", plan.images, plan.images - missing, show=show) as meter,
-        Writer() as writer,
-    ):
-        _leave(encodings, study, plan, pipe, todo)
-        for _, group in groupby(todo, key=lambda task: task.batch.index):
-            tasks = list(group)
+    return Meter("generate", plan.images, plan.images - missing, show=show)
+
+
+class Listener(Protocol):
+    """What hears how far it is: a `Meter`, or in a worker what tells the one of the first process."""
+
+    def advance(self, count: int = 1) -> None:
+        """Images were finished, or taken back."""
+
+    def note(self, text: str) -> None:
+        """Something to say once."""
+
+    def kept(self) -> str:
+        """How many images are there, as a sentence."""
+
+
+def make(
+    store: Store,
+    study: Study,
+    plan: Plan,
+    pipe: Any,
+    record: Mapping[str, Any],
+    batches: Iterable[list[Task]],
+    *,
+    ahead: Sequence[Task],
+    meter: Listener,
+    begun: Callable[[Batch, str], None] | None = None,
+) -> None:
+    """Run some tasks.
+
+    Args:
+        store: Where results go.
+        study: What to run.
+        plan: All units and arms.
+        pipe: The pipeline.
+        record: The record of the run: what is observed and shared, hashes of the weights.
+        batches: The missing tasks of one batch after the other; asked for the next when one is generated.
+        ahead: Tasks whose prompts are encoded first where text encoders leave the device then.
+        meter: Hears of every finished task.
+        begun: Called with batch and arm before each generation.
+
+    Raises:
+        SinkscopeError: With the arm and batch it happened in; all finished tasks are kept.
+    """
+    encodings = Encodings(store.folder / FOLDER, pipe, record["weights"])
+    painter = Painter(study, pipe, record["resolved"]["observe"], plan, Sharing.recorded(record), begun)
+    with encodings.installed(), Writer() as writer:
+        _leave(encodings, study, plan, pipe, ahead)
+        for tasks in batches:
             _batch(store, plan, painter, tasks, meter, writer)
         writer.drain()
-    encodings.forget()
 
 
 def _batch(
-    store: Store, plan: Plan, painter: Painter, tasks: list[Task], meter: Meter, writer: Writer
+    store: Store, plan: Plan, painter: Painter, tasks: list[Task], meter: Listener, writer: Writer
 ) -> None:
     """Run the missing tasks of one batch, with fewer units at once where memory does not suffice."""
     batch = tasks[0].batch
@@ -91,7 +137,7 @@ def _batch(
         if size == 1:
             raise SinkscopeError(
                 f"Out of memory in arm {failed!r} with one unit at a time. Use a smaller image size, half "
-                f"precision, or a device with more memory. {meter.done} images are kept."
+                f"precision, or a device with more memory. {meter.kept()}"
             )
         meter.note(
             f"note: out of memory in arm {failed!r} with {size} units at once; batch {batch.index} starts "
@@ -106,7 +152,7 @@ def _batch(
 
 
 def _attempt(
-    store: Store, painter: Painter, tasks: Sequence[Task], size: int, meter: Meter, writer: Writer
+    store: Store, painter: Painter, tasks: Sequence[Task], size: int, meter: Listener, writer: Writer
 ) -> str | None:
     """Run tasks of one batch, `size` units at once; returns the arm that memory did not suffice for."""
     batch = tasks[0].batch
@@ -120,14 +166,14 @@ def _attempt(
             if is_out_of_memory(error):
                 return arm
             if isinstance(error, SinkscopeError):
-                error.add_note(f"In arm {arm!r}, batch {batch.index}. {meter.done} images are kept.")
+                error.add_note(f"In arm {arm!r}, batch {batch.index}. {meter.kept()}")
             raise
         if done is None:
             return None
         writer.put(_saving(store, done, size, meter))
 
 
-def _saving(store: Store, done: Done, size: int, meter: Meter) -> Callable[[], None]:
+def _saving(store: Store, done: Done, size: int, meter: Listener) -> Callable[[], None]:
     how: dict[str, Any] = {} if done.same_as is None else {"same_as": done.same_as}
     if size < len(done.task.batch.units):
         how["chunk"] = size

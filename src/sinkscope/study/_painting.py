@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,12 +55,20 @@ class Painter:
         watch: The resolved observation, or None.
         plan: All units and arms.
         shared: What arms take from each other.
+        begun: Called with the batch and the arm before each generation.
     """
 
     def __init__(
-        self, study: Study, pipe: Any, watch: Mapping[str, Any] | None, plan: Plan, shared: Sharing
+        self,
+        study: Study,
+        pipe: Any,
+        watch: Mapping[str, Any] | None,
+        plan: Plan,
+        shared: Sharing,
+        begun: Callable[[Batch, str], None] | None = None,
     ) -> None:
         self._study, self._pipe, self._watch, self._shared = study, pipe, watch, shared
+        self._begun = begun
         self._watched = watched_units(plan, watch)
         self.arm = plan.arms[0]
         """The arm that is generated now."""
@@ -80,6 +88,8 @@ class Painter:
             if arm in compared:
                 continue
             self.arm = arm
+            if self._begun is not None:
+                self._begun(batch, arm)
             beside = _Beside(
                 tuple(name for name, source in null.items() if source == arm),
                 tuple(name for name in arms if self._shared.late.get(name) == arm and arm in arms),
@@ -133,7 +143,9 @@ class Painter:
         replaced = watch["replacements"] if inside and treated and watch is not None else 0
         with ExitStack() as stack:
             mode: Any = "full" if replaced else True
-            receipt = stack.enter_context(intervene(self._pipe, list(edits), units=names, receipt=mode))
+            receipt = stack.enter_context(
+                intervene(self._pipe, list(edits), units=names, receipt=mode, split=self._study.split)
+            )
             seen = None
             if looking and watch is not None:
                 block = observe(self._pipe, watch["layers"], kind=watch["kind"], units=names)

@@ -88,6 +88,10 @@ class Meter:
         elif self._show:
             self._line(text)
 
+    def kept(self) -> str:
+        """How many images are there, for the end of an error."""
+        return f"{self.done} images are kept."
+
     def rate(self, now: float | None = None) -> float:
         """Things per second of this call."""
         elapsed = (time.monotonic() if now is None else now) - self._started

@@ -16,10 +16,12 @@ from sinkscope.study._record import parameters
 from sinkscope.study._study import Study
 
 SMALL_MODEL = 200_000_000
+SMALL_BATCH = 8
+"""Units per batch of a small model on a CPU."""
 LARGE_MODEL_UNITS = 8
 
 
-def resolve(pipe: Any, study: Study, prompts: Sequence[PromptRecord]) -> dict[str, Any]:
+def resolve(pipe: Any, study: Study, prompts: Sequence[PromptRecord], *, sharers: int = 1) -> dict[str, Any]:
     """Batch, device, threads, dtype and what is observed, as plain data.
 
     A small model (under 200 million parameters with its text encoders) is observed in all layers and units, a
@@ -40,7 +42,7 @@ def resolve(pipe: Any, study: Study, prompts: Sequence[PromptRecord]) -> dict[st
         # Named only where they are not the usual ones.
         **({} if kind == IMAGE else {"output": kind}),
         **({"causal": True} if any(site.kind == "causal" for site in sites(pipe)) else {}),
-        "batch": study.batch or _batch(pipe, study, prompts, small, observed),
+        "batch": study.batch or _batch(pipe, study, prompts, small, observed, sharers),
         "device": device,
         "threads": torch.get_num_threads(),
         "dtype": str(pipe.dtype).removeprefix("torch."),
@@ -51,7 +53,12 @@ def resolve(pipe: Any, study: Study, prompts: Sequence[PromptRecord]) -> dict[st
 
 
 def _batch(
-    pipe: Any, study: Study, prompts: Sequence[PromptRecord], small: bool, observed: dict[str, Any] | None
+    pipe: Any,
+    study: Study,
+    prompts: Sequence[PromptRecord],
+    small: bool,
+    observed: dict[str, Any] | None,
+    sharers: int,
 ) -> int:
     """Units per batch where the study names none."""
     import torch
@@ -61,7 +68,7 @@ def _batch(
     from sinkscope.study._pipeline import paint
 
     if torch.device(pipe.device).type != "cuda":
-        return 8 if small else 1
+        return SMALL_BATCH if small else 1
     short = replace(study, arms={}, steps=1, observe=None, equivalence=(), margins={})
     units = make_plan(short, prompts, 1).units
 
@@ -77,7 +84,7 @@ def _batch(
             paint(pipe, short, units[:count])
         return int(torch.cuda.max_memory_allocated(pipe.device)) - before
 
-    return probe(peak, lambda: int(torch.cuda.mem_get_info(pipe.device)[0]), units=len(units))
+    return probe(peak, lambda: int(torch.cuda.mem_get_info(pipe.device)[0]) // sharers, units=len(units))
 
 
 def _observed(pipe: Any, study: Study, small: bool) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ leaves the rest alone. A finished run that is run again loads no model.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -216,7 +215,13 @@ class Run(SinkTables):
 
 
 def run(
-    study: Study, out: str | Path, *, progress: bool = True, device: str | None = None, pipe: Any = None
+    study: Study,
+    out: str | Path,
+    *,
+    progress: bool = True,
+    device: str | None = None,
+    pipe: Any = None,
+    workers: int | None = None,
 ) -> Run:
     """Generate, score and analyse a study; the same call resumes one that was cut off.
 
@@ -228,19 +233,25 @@ def run(
         study: What to run.
         out: The run folder; new, empty, or of this very study.
         progress: Show a bar on a terminal, or one line now and then in a log (both on standard error).
-        device: For example "cpu" or "cuda". None: the device the run was started on; for a new run a GPU
-            where there is one.
-        pipe: An already loaded pipeline to use instead of loading `study.model`.
+        device: For example "cpu" or "cuda", or several such as "cuda:0,cuda:1", a worker on each. None: the
+            device the run was started on; for a new run a GPU where there is one.
+        pipe: An already loaded pipeline to use instead of loading `study.model`; then in this process alone.
+        workers: How many processes generate, each with a model of its own; no bit depends on it, given the
+            number of threads that `study.yaml` records. None: one; on a CPU one per core where the model is
+            small and there is enough to do.
 
     Raises:
-        UsageError: The study cannot be run as it stands.
+        UsageError: The study cannot be run as it stands, or not with these workers and devices.
         StoreError: The folder belongs to another study, is being written by another process, or the disk is
             full.
         MissingWeightsError: The weights of the model or of a metric are not here.
     """
+    from sinkscope.study import _team
+    from sinkscope.study._complete import complete
     from sinkscope.study._distances import check as check_distances
     from sinkscope.study._score import check_metrics, check_sizes
 
+    _team.asked(workers, device or "cpu", pipe)  # which device it is may be known by the folder alone
     prompts = resolve_prompts(study)
     check_metrics(study.metrics, prompts, options=study.metric_options, model=study.model)
     check_distances(study)
@@ -254,66 +265,14 @@ def run(
             record = {**record, **{name: plain[name] for name in ANALYSIS_FIELDS if name in plain}}
             for name in set(ANALYSIS_FIELDS) - set(plain):
                 record.pop(name, None)
-        record = _complete(store, study, prompts, record, progress=progress, device=device, pipe=pipe)
+        record = complete(
+            store, study, prompts, record, progress=progress, device=device, pipe=pipe, workers=workers
+        )
         plan = make_plan(study, prompts, record["resolved"]["batch"])
         store.merge(plan)
-        _finish(store, record, plan, show=progress, device=device)
+        # Metrics run in this process, on one device.
+        _finish(store, record, plan, show=progress, device=device and device.partition(",")[0])
     return Run(store.folder)
-
-
-def _complete(
-    store: Store,
-    study: Study,
-    prompts: Sequence[Any],
-    record: dict[str, Any] | None,
-    *,
-    progress: bool,
-    device: str | None,
-    pipe: Any,
-) -> dict[str, Any]:
-    """Do what is missing of the first stage; returns the record of the run."""
-    from sinkscope.study import _generate, _resolve
-    from sinkscope.study._pipeline import check_call
-    from sinkscope.study._sharing import Sharing, sharing
-
-    if record is not None:
-        plan = make_plan(study, prompts, record["resolved"]["batch"])
-        todo = _generate.unfinished(store, plan)
-        if not todo:
-            return record
-    if pipe is None:
-        pipe = _load(study.model, device or (record or {}).get("resolved", {}).get("device"))
-    check_call(pipe, study)
-    weights = _record.weight_hashes(pipe)
-    if record is None:
-        _resolve.check_edits(pipe, study)
-        resolved = _resolve.resolve(pipe, study, prompts)
-        shared = sharing(study, resolved["observe"], pipe)
-        record = _record.new_record(study, prompts, resolved, weights) | {"shared": shared.to_dict()}
-        store.write_record(record)
-        plan = make_plan(study, prompts, record["resolved"]["batch"])
-        todo = _generate.unfinished(store, plan)
-    else:
-        _record.refuse_other_model(store.folder, record, weights, _device(pipe))
-        record = _continued(store, record, show=progress)
-    watch, shared = record["resolved"]["observe"], Sharing.recorded(record)
-    _generate.generate(
-        store, study, plan, pipe, todo=todo, watch=watch, shared=shared, weights=weights, show=progress
-    )
-    return record
-
-
-def _continued(store: Store, record: dict[str, Any], *, show: bool) -> dict[str, Any]:
-    """Say and write down that the rest of a run is made with other packages, which may round differently."""
-    changed = _record.changed_versions(record)
-    if not changed:
-        return record
-    if show:
-        words = ", ".join(f"{name} {change}" for name, change in changed.items())
-        print(f"note: {store.folder} was started with other versions ({words})", file=sys.stderr)
-    record = {**record, "continued_with": changed}
-    store.write_record(record)
-    return record
 
 
 def _finish(
@@ -324,6 +283,7 @@ def _finish(
     Raises:
         SinkscopeError: Metrics could not be computed; everything else is done and kept.
     """
+    from sinkscope.study._complete import default_device
     from sinkscope.study._distances import measure
     from sinkscope.study._score import left_out_error, score
     from sinkscope.study._scorer import jsonable
@@ -334,7 +294,7 @@ def _finish(
     names, options = list(record["metrics"]), record.get("metric_options", {})
     sets = list(record.get("distances", ()))
     everything = _record.recorded_study(record)
-    device = device or _default_device()
+    device = device or default_device()
     no_distance = (
         measure(store, everything, plan, sets, options=options, device=device, show=show) if sets else {}
     )
@@ -367,21 +327,3 @@ def _finish(
     analyse(store, _record.recorded_study(record), show=show)
     if left_out := {**scored.left_out, **no_distance}:
         raise left_out_error(left_out, len(names) + len(sets))
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _load(model: str, device: str | None) -> Any:
-    from sinkscope.models import load
-
-    return load(model, device=device or _default_device())
-
-
-def _device(pipe: Any) -> str:
-    import torch
-
-    return str(torch.device(pipe.device).type)
