@@ -50,7 +50,7 @@ def _with_backend(command: Callable[[Namespace], int]) -> Callable[[Namespace], 
         from sinkscope.attention import use_backend
 
         device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        with use_backend(arguments.backend, device):
+        with use_backend(arguments.backend, _first(device)):
             return command(arguments)
 
     return measured
@@ -85,8 +85,20 @@ def run(arguments: Namespace) -> int:
             "Got neither a study file, a preset nor --model. Try: sinkscope run STUDY.yaml, sinkscope run "
             "paper/table6, or sinkscope demo."
         )
-    pipe = _load(arguments.model, arguments.device)
-    return _run_study(_study_of(arguments, pipe), arguments, pipe=pipe)
+    from sinkscope.shapes import EMBEDDED
+    from sinkscope.study import _team
+
+    several = len(_team.asked(arguments.workers, arguments.device) or ()) > 1
+    pipe = _load(arguments.model, _first(arguments.device))
+    study = _study_of(arguments, pipe)
+    # Workers load the model themselves, and so may one process where that takes no time.
+    alone = not several and arguments.model not in EMBEDDED
+    return _run_study(study, arguments, pipe=pipe if alone else None)
+
+
+def _first(device: str | None) -> str | None:
+    """The first of several devices."""
+    return None if device is None else device.partition(",")[0]
 
 
 def _study_of(arguments: Namespace, pipe: Any) -> Study:
@@ -157,7 +169,14 @@ def _run_study(study: Study, arguments: Namespace, *, pipe: Any) -> int:
     name = safe if arguments.command == "demo" else f"{safe}-{study.hash}"
     # Kept in the arguments so that an interrupt can say what is in the folder.
     arguments.out = arguments.out or Path("runs") / name
-    result = run_study(study, arguments.out, progress=not arguments.quiet, device=arguments.device, pipe=pipe)
+    result = run_study(
+        study,
+        arguments.out,
+        progress=not arguments.quiet,
+        device=arguments.device,
+        pipe=pipe,
+        workers=arguments.workers,
+    )
     _print_effects(result)
     print(f"report: {result.report()}")
     return 0

@@ -18,6 +18,7 @@ from sinkscope.errors import SinkscopeError
 EPILOG = """examples:
   sinkscope demo --quick
   sinkscope run study.yaml --out runs/first
+  sinkscope run study.yaml --device cuda:0,cuda:1
   sinkscope presets
   sinkscope run paper/table6 --variant as_released
   sinkscope run --model path/to/pipeline --prompts prompts.txt --out runs/mine
@@ -85,6 +86,26 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    _quiet(parser)
+
+
+def _generating(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        help="cpu, cuda, or several such as cuda:0,cuda:1, a worker on each (default: a GPU "
+        "where there is one)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that generate, each with a model of its own; the results are the same (default: 1; "
+        "on a CPU one per core where the model is small and there is enough to do)",
+    )
+    _quiet(parser)
+
+
+def _quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -101,7 +122,7 @@ def _demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = commands.add_parser("demo", help="run the demo study on the embedded model and write its page")
     parser.add_argument("--quick", action="store_true", help="24 prompts, 10 steps, fewer arms")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/demo or runs/demo-quick)")
-    _common(parser)
+    _generating(parser)
 
 
 def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,7 +138,7 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _variant(parser)
     parser.add_argument("--out", type=Path, help="run folder (default: runs/<name>-<hash>)")
     _backend(parser)
-    _common(parser)
+    _generating(parser)
     own = parser.add_argument_group("without a study file; with a preset most of them change it")
     own.add_argument("--model", help="'shapes', 'shapes-unet', a pipeline folder, or a hub id")
     own.add_argument(

@@ -139,7 +139,9 @@ def check_device(name: str) -> None:
             torch.zeros(1, device=device)
             return
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"Device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UsageError(
+            f"Device {name!r} cannot be used: {str(error).splitlines()[0].partition('. ')[0]}"
+        ) from error
     # Asked without opening the device: that would take memory there in this process too.
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= count:
