@@ -122,9 +122,9 @@ def test_a_finished_run_loads_no_model_and_changes_nothing(copy: Run, no_model: 
 
 
 def test_analysis_settings_may_change_later(copy: Run, no_model: None) -> None:
-    study = tiny_study(metrics=("rmse",), margins={"rmse": 10.0}, level=0.9, name="other")
+    study = tiny_study(metrics=("rmse",), margins={"rmse": 10.0}, level=0.9, interval="t", name="other")
     result = run(study, copy.folder, progress=False)
-    assert set(result.effects()["level"]) == {0.9}
+    assert set(result.effects()["level"]) == {0.9} and set(result.effects()["interval"]) == {"t"}
     assert set(result.effects()["metric"]) == {"rmse"}
     assert (result.effects()["verdict"] == "equivalent").any()
     assert result.study == study

@@ -67,7 +67,7 @@ def test_every_kind_of_control_has_a_shorthand(tmp_path: Path, kind: str) -> Non
 
 def test_the_hash_names_what_can_change_an_image() -> None:
     study = tiny_study()
-    same = tiny_study(metrics=("ssim",), margins={}, level=0.9, draws=500, name="other")
+    same = tiny_study(metrics=("ssim",), margins={}, level=0.9, draws=500, interval="t", name="other")
     assert same.hash == study.hash
     for change in (
         {"steps": 3},
@@ -126,6 +126,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"level": 1.0}, "level=1.0"),
     ({"guidance": float("nan")}, "guidance=nan"),
     ({"draws": 3}, "draws=3"),
+    ({"interval": "wald"}, "Unknown interval 'wald'.*auto, combined, bca"),
     ({"model": ""}, "expected a text"),
     ({"observe": ObservePlan(arms=("sink",))}, "Unknown arm in observe.arms 'sink'"),
     ({"observe": {"layer": 1}}, "Unknown field of observe 'layer'"),

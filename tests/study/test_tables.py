@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from tests.study.small import ARMS, SINK, tiny_study
 from sinkscope import stats
 from sinkscope.errors import UsageError
 from sinkscope.stats import DoubleContrast
-from sinkscope.study import Run, Study, _tables, contrasts, ladders
+from sinkscope.study import Run, Study, _tables, _validate, contrasts, ladders
 from sinkscope.study._analyse import MAKERS, double_contrasts
 from sinkscope.study._arm import Arm
 
@@ -77,6 +77,12 @@ def test_tables_of_a_study() -> None:
     assert set(left["left_out"]) == {"task0", "task1"}
     assert len(left) == 2 * 2 * len(contrasts(study()))
     assert {"p_bh", "p_signflip", "interval_verdict"} <= set(found["effects"].columns)
+
+
+def test_the_intervals_of_a_study_are_those_of_mean_interval() -> None:
+    assert set(_validate.INTERVALS) == {"auto", *get_args(stats._intervals.Method)}
+    for name in _validate.INTERVALS[1:]:
+        assert {name} <= set(tables(study(interval=name))["effects"]["interval"].dropna()) <= {name, ""}
 
 
 def test_nothing_to_fill_a_table_leaves_its_columns() -> None:

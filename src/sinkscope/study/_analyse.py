@@ -182,6 +182,7 @@ def _key(store: Store, study: Study, same: Pairs) -> str:
     declared = [[entry.arm, entry.reference, entry.kind] for entry in contrasts(study)]
     settings = [dict(study.margins), study.level, study.draws, BOOTSTRAP_SEED, list(study.metrics), TABLES]
     settings += [sorted(map(list, same)), [entry.name for entry in double_contrasts(study)]]
+    settings += [study.interval] if study.interval != "auto" else []
     return _files.digest(_files.canonical([scores, declared, settings, _stats_version()]).encode())
 
 
@@ -207,6 +208,7 @@ def _effects(scores: pd.DataFrame, study: Study, same: Pairs) -> pd.DataFrame:
         margins=dict(study.margins),
         seed_arms=_tables.seed_arms(study),
         identical=same,
+        interval=study.interval,  # type: ignore[arg-type]  # the study has checked its name
         **settings,
     )
 

@@ -30,6 +30,7 @@ ANALYSIS_FIELDS = (
     "equivalence",
     "level",
     "draws",
+    "interval",
     "name",
 )
 LEFT_OUT = (
@@ -42,6 +43,7 @@ LEFT_OUT = (
     "null_arms",
     "frames",
     "split",
+    "interval",
 )
 """Fields that `to_dict` leaves out at their default, so that studies without them keep their hash."""
 BASELINE = "baseline"
@@ -121,6 +123,9 @@ class Study:
     """Confidence level of the intervals."""
     draws: int = 10_000
     """Bootstrap draws."""
+    interval: str = "auto"
+    """How intervals of effects are made: "auto" (by the kind of score) or a method of `stats.mean_interval`
+    for every score: "combined", "bca", "percentile", "studentised" or "t"."""
     name: str = "study"
     """For titles and the default folder name."""
 

@@ -19,6 +19,8 @@ stay scores, distances to the baseline's image."""
 CALIBRATED = "seed"
 """A margin that is not a number: from the seed-to-seed noise measured in the same run."""
 
+INTERVALS = ("auto", "combined", "bca", "percentile", "studentised", "t")
+"""Methods of `stats.mean_interval`, here because a study is read without scipy."""
 SET_DISTANCES = ("kid", "cmmd", "fd_dinov2", "fd_clip")
 """Keys of `metrics.distances.DISTANCES`, here because naming one needs no torch."""
 
@@ -48,6 +50,8 @@ def check(study: Study) -> None:
     _selection(study)
     if study.null_arms not in ("compare", "full"):
         raise unknown("null_arms", study.null_arms, ("compare", "full"))
+    if study.interval not in INTERVALS:
+        raise unknown("interval", study.interval, INTERVALS)
     if not isinstance(study.split, bool):
         raise UsageError(f"split={study.split!r}: expected true or false.")
     if isinstance(study.prompts, str):
