@@ -100,6 +100,8 @@ def read(folder: Path | str) -> RunData:
         if frame is not None and name in WITH_EFFECTS and "metric" in frame.columns:
             # Runs analysed by an earlier version hold effects that mean nothing, such as those of PSNR.
             frame = frame[[metrics.words(str(name)).effect for name in frame["metric"]]]
+        if frame is not None and name == "effects":
+            frame = frame.assign(output=(record.get("resolved") or {}).get("output", "image"))
         if frame is not None and len(frame):
             tables[name] = frame
         elif name not in OPTIONAL:

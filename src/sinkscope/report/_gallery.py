@@ -1,4 +1,7 @@
-"""The gallery: baseline, sink removed and random removed side by side, small enough for the page."""
+"""The gallery: baseline, sink removed and random removed side by side, small enough for the page.
+
+A video is shown as a strip of a few evenly spaced frames; the strips of its arms stand below each other.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,11 @@ NO_IMAGES = "The run folder holds no images."
 LADDER: tuple[tuple[int, int | None], ...] = (
     (256, None), (192, None), (128, None), (128, 256), (96, 256), (64, None), (64, 256), (64, 64),
 )  # fmt: skip
+SUFFIXES = (".png", ".apng")
+STRIP, GAP, BETWEEN = 5, 2, (128, 128, 128)
+"""Frames of a strip, pixels between them, and their colour."""
+STRIP_SIDE = 128
+"""Pixels of the larger side of a frame in a strip, at most."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ class Gallery:
     cards: list[Card]
     note: str
     damaged: list[str]
+    moving: bool = False
+    """Whether units are videos, and thumbnails strips of frames."""
 
 
 def build_gallery(
@@ -66,12 +76,16 @@ def build_gallery(
         budget: Bytes of all thumbnails together; sizes, colours, then the number of units give way.
     """
     units = list_units(folder, scores, arms)
-    names = [name for name in arms if any((folder / "units" / name / f"{u}.png").is_file() for u in units)]
+    moving = next((folder / "units").glob("*/*.apng"), None) is not None
+    suffix = SUFFIXES[moving]
+    names = [
+        name for name in arms if any((folder / "units" / name / f"{u}{suffix}").is_file() for u in units)
+    ]
     if not names:
         reads = next((folder / "units").glob("*/*.safetensors"), None) is not None
         why = "The units of this run are arrays of a model that reads." if reads else NO_IMAGES
         return Gallery([], why, [])
-    paths = [folder / "units" / arm / f"{unit}.png" for unit in units for arm in names]
+    paths = [folder / "units" / arm / f"{unit}{suffix}" for unit in units for arm in names]
     side, colors, cost = _choose_size(paths, budget)
     most = max(1, int(budget // max(cost * len(names), 1.0)))
     shown = units if most >= len(units) else _spread(units, most, scores)
@@ -81,21 +95,27 @@ def build_gallery(
     for unit in shown:
         shots = []
         for arm in names:
-            source, why = _thumbnail(folder / "units" / arm / f"{unit}.png", side, colors)
-            if why == DAMAGED:
-                damaged.append(f"units/{arm}/{unit}.png")
+            source, why = _thumbnail(folder / "units" / arm / f"{unit}{suffix}", side, colors)
+            if why in DAMAGED:
+                damaged.append(f"units/{arm}/{unit}{suffix}")
             shots.append(Shot(arm, source, why, _captions(values.get((unit, arm), {}))))
         prompt, task = facts.get(unit, ("prompt not available", ""))
         far = {arm: _distances(values.get((unit, arm), {})) for arm in names}
         cards.append(Card(unit, prompt, task, shots, {arm: d for arm, d in far.items() if d}))
-    return Gallery(cards, _note(len(shown), len(units), side, colors), damaged)
+    return Gallery(cards, _note(len(shown), len(units), side, colors, moving), damaged, moving)
 
 
 def list_units(folder: Path, scores: pd.DataFrame | None, arms: Mapping[str, Arm]) -> list[str]:
     """Units in the order of the scores, or of the files when there are none."""
     if scores is not None:
         return [str(u) for u in scores["unit"].drop_duplicates()]
-    return sorted({p.stem for arm in arms for p in (folder / "units" / arm).glob("*.png")})
+    return sorted({unit for arm in arms for unit in pictures(folder / "units" / arm)})
+
+
+def pictures(folder: Path) -> dict[str, Path]:
+    """Unit -> file of its image or video, of one arm."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {path.stem: path for path in found if path.suffix in SUFFIXES}
 
 
 def _spread(units: Sequence[str], most: int, scores: pd.DataFrame | None) -> list[str]:
@@ -106,27 +126,56 @@ def _spread(units: Sequence[str], most: int, scores: pd.DataFrame | None) -> lis
     return [u for u in units if u in chosen]
 
 
-DAMAGED = "image damaged"
+DAMAGED = ("image damaged", "video damaged")
 
 
-def _encode(image: Image.Image, side: int, colors: int | None) -> bytes:
-    small = image.convert("RGB")
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+def _load(path: Path) -> list[Image.Image]:
+    """An image, or the frames of a video that are shown; Pillow's errors where the file is broken."""
+    with Image.open(path) as file:
+        count = getattr(file, "n_frames", 1)
+        frames = []
+        for index in np.unique(np.linspace(0, count - 1, min(count, STRIP)).round().astype(int)):
+            file.seek(int(index))
+            frames.append(file.convert("RGB"))
+        return frames
+
+
+def _encode(frames: Sequence[Image.Image], side: int, colors: int | None) -> bytes:
+    small = [frame.copy() for frame in frames]
+    for frame in small:
+        frame.thumbnail((side, side), Image.Resampling.LANCZOS)
+    picture = small[0] if len(small) == 1 else _strip(small)
     if colors is not None:
-        small = small.quantize(colors, method=Image.Quantize.FASTOCTREE)
+        picture = picture.quantize(colors, method=Image.Quantize.FASTOCTREE)
     buffer = io.BytesIO()
-    small.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _thumbnail(path: Path, side: int, colors: int | None) -> tuple[str, str]:
-    if not path.is_file():
-        return "", "image not available"
+def _strip(frames: Sequence[Image.Image]) -> Image.Image:
+    """Frames from left to right."""
+    width, height = frames[0].size
+    strip = Image.new("RGB", (len(frames) * (width + GAP) - GAP, height), BETWEEN)
+    for index, frame in enumerate(frames):
+        strip.paste(frame, (index * (width + GAP), 0))
+    return strip
+
+
+def _loaded(path: Path) -> list[Image.Image] | None:
     try:
-        with Image.open(path) as image:
-            data = _encode(image, side, colors)
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises for a truncated or broken file
-        return "", DAMAGED
+        return _load(path)
+    except (OSError, SyntaxError, ValueError, EOFError):  # what Pillow raises for a truncated or broken file
+        return None
+
+
+def _thumbnail(path: Path, side: int, colors: int | None) -> tuple[str, str]:
+    moving = path.suffix == ".apng"
+    if not path.is_file():
+        return "", f"{'video' if moving else 'image'} not available"
+    frames = _loaded(path)
+    if frames is None:
+        return "", DAMAGED[moving]
+    data = _encode(frames, side, colors)
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii"), ""
 
 
@@ -134,23 +183,35 @@ def _choose_size(paths: Sequence[Path], budget: int) -> tuple[int, int | None, f
     """The first rung of the ladder on which a sample says that everything fits; the last one otherwise."""
     there = [p for p in paths if p.is_file()]
     sample = [there[i] for i in np.linspace(0, len(there) - 1, min(len(there), 16)).astype(int)]
+    loaded = [frames for frames in map(_loaded, sample) if frames is not None]
+    # Frames of a strip are small on the page, where five of them share a line.
+    largest = STRIP_SIDE if any(p.suffix == ".apng" for p in there) else max(side for side, _ in LADDER)
     side, colors, cost = *LADDER[-1], 0.0
     for side, colors in LADDER:
-        sizes = [len(source) for source, _ in (_thumbnail(p, side, colors) for p in sample) if source]
+        if side > largest:
+            continue
+        sizes = [4 / 3 * len(_encode(frames, side, colors)) for frames in loaded]
         cost = float(np.mean(sizes)) if sizes else 0.0
         if cost * len(there) <= budget:
             break
     return side, colors, cost
 
 
-def _note(shown: int, total: int, side: int, colors: int | None) -> str:
+def _note(shown: int, total: int, side: int, colors: int | None, moving: bool) -> str:
     parts = (
         []
         if shown == total
         else [f"{shown} of {total} units are shown, spread over the tasks, to keep the page light."]
     )
-    how = f"Shown with at most {side} px a side" + (f" and {colors} colours" if colors else "")
-    return " ".join([*parts, how + "; the lossless images are in units/."])
+    if moving:
+        parts.append(
+            f"A strip shows up to {STRIP} evenly spaced frames, the first and the last among them, from left "
+            "to right."
+        )
+    what = "Frames are shown" if moving else "Shown"
+    how = f"{what} with at most {side} px a side" + (f" and {colors} colours" if colors else "")
+    files = "videos are in units/ and play in a browser" if moving else "images are in units/"
+    return " ".join([*parts, f"{how}; the lossless {files}."])
 
 
 def _facts(scores: pd.DataFrame | None) -> dict[str, tuple[str, str]]:
@@ -181,6 +242,8 @@ def _captions(values: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 SHORT = {
+    "frame_change": "frame change",
+    "frame_change_rmse": "change RMSE",
     "scene": "scene",
     "clip_t": "CLIP-T",
     "lpips": "LPIPS",

@@ -39,6 +39,12 @@ WORDS = {
         "PSNR to baseline", "peak signal-to-noise ratio to the baseline image, in dB", -1, effect=False
     ),
     "rmse": MetricWords("RMSE to baseline", "root mean square pixel difference to the baseline image", 1),
+    "frame_change": MetricWords("frame change", "mean absolute difference of neighbouring frames of a video"),
+    "frame_change_rmse": MetricWords(
+        "frame change to baseline",
+        "root mean square difference of how the video changes to the baseline's",
+        1,
+    ),
     "loss": MetricWords("loss", "mean nats per word, or per answer, given to the truth"),
     "perplexity": MetricWords("perplexity", "exp of the mean nats per word of a text"),
     "accuracy": MetricWords("accuracy", "share of words, or answers, of which the likeliest is the true one"),

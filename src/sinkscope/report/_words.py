@@ -209,7 +209,7 @@ def specificity(
     texts = list(dict.fromkeys(arms[r["reference"]].text for r in rows))
     note = "Sink removal minus its control, paired by prompt. Control: " + "; ".join(texts[:3]) + "."
     if any(metrics.words(str(r["metric"])).away for r in rows):
-        note += ' "Further" and "closer" are distances to the baseline image.'
+        note += f' "Further" and "closer" are distances to the baseline {noun(rows)}.'
     return Finding(question, answer, points, note + remarks(rows))
 
 
@@ -294,9 +294,15 @@ def _distance_clause(rows: list[Row], other: str) -> str:
 
 
 def _changed(rows: list[Row]) -> str:
-    """What lies further from or closer to the baseline: the image, or what a model that reads says."""
+    """What lies further from or closer to the baseline: the image (the video), or what a model that reads
+    says."""
     nouns = {"top1": "the answers", "feature_cosine": "the features"}
-    return listing(list(dict.fromkeys(nouns.get(str(row["metric"]), "the image") for row in rows)))
+    return listing(list(dict.fromkeys(nouns.get(str(r["metric"]), f"the {noun([r])}") for r in rows)))
+
+
+def noun(rows: list[Row]) -> str:
+    """What a unit is called: image or video."""
+    return "video" if rows and rows[0].get("output") == "video" else "image"
 
 
 def _part(k: int, n: int) -> str:

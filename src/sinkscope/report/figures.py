@@ -25,6 +25,7 @@ from sinkscope.report._dynamics import baseline_rows
 from sinkscope.report._fig_dynamics import draw_heatmap, sink_heatmap, sink_lines, sink_shares
 from sinkscope.report._fig_effects import dose_response, draw_dose, forest
 from sinkscope.report._fig_identity import identity_panels, overlap_panels, takeover_bars
+from sinkscope.report._gallery import pictures
 from sinkscope.report._identity import figures as identity_figures
 
 __all__ = [
@@ -133,7 +134,7 @@ def _triplet_arms(data: RunData, budget: int | None) -> list[str]:
 
 def _typical(data: RunData, names: Sequence[str], n: int) -> list[str]:
     """Units of different tasks with an image in every arm; of each task the one of median distance."""
-    there = set.intersection(*({p.stem for p in (data.folder / "units" / a).glob("*.png")} for a in names))
+    there = set.intersection(*(set(pictures(data.folder / "units" / name)) for name in names))
     scores = data.table("scores")
     if scores is None or "task" not in scores.columns:
         return sorted(there)[:n]
@@ -151,11 +152,12 @@ def _draw_triplets(figure: Figure, data: RunData, units: Sequence[str], names: S
     grid = figure.subplots(len(units), len(names), squeeze=False)
     for row, unit in zip(grid, units, strict=True):
         for axes, name in zip(row, names, strict=True):
-            path = data.folder / "units" / name / f"{unit}.png"
+            path = pictures(data.folder / "units" / name)[unit]
             try:
                 with Image.open(path) as image:
+                    image.seek(getattr(image, "n_frames", 1) // 2)  # of a video the frame in the middle
                     axes.imshow(image.convert("RGB"), interpolation="nearest")
-            except (OSError, SyntaxError) as error:
+            except (OSError, SyntaxError, EOFError) as error:
                 raise StoreError(
                     f"{path} cannot be decoded ({error}). Run the study again to make it anew."
                 ) from error

@@ -42,12 +42,14 @@ def check(study: Study) -> None:
     """Refuse distances of a study that cannot be computed here, before any time is spent.
 
     Raises:
-        UsageError: The study compares no arms, or an option is wrong.
+        UsageError: The study compares no arms, makes videos, or an option is wrong.
         MissingWeightsError: The backbone is not here.
     """
     if study.distances and not contrasts(study):
         raise UsageError(NO_ARMS)
     for name in study.distances:
+        if study.frames is not None:
+            _outputs.check_distance(name, _outputs.VIDEO)
         _backbone(study, name, study.metric_options.get(name, {})).identity()
 
 

@@ -96,9 +96,10 @@ _ELSE = "Use sinkscope.observe and sinkscope.intervene around your own calls of 
 
 def _check_frames(pipe: Any, frames: int | None) -> None:
     """Refuse a number of frames that the pipeline does not make."""
+    name = type(pipe).__name__
+    _check_motion(pipe, name, frames)
     if frames is None:
         return
-    name = type(pipe).__name__
     if _outputs.kind_of(pipe) != _outputs.VIDEO:
         raise UsageError(
             f"The study sets frames={frames}, but {name} makes no videos: it takes none of "
@@ -110,6 +111,22 @@ def _check_frames(pipe: Any, frames: int | None) -> None:
         raise UsageError(
             f"The study sets frames={frames}, but {name} makes {stride} n + 1 frames, of which it would "
             f"leave out or add some silently. Use frames={low} or frames={low + stride}."
+        )
+
+
+def _check_motion(pipe: Any, name: str, frames: int | None) -> None:
+    """Refuse more frames than motion modules have positions for."""
+    most = getattr(getattr(getattr(pipe, "unet", None), "config", None), "motion_max_seq_length", None)
+    argument = _outputs.frames_argument(pipe)
+    if argument is None or not isinstance(most, int) or getattr(pipe, "free_noise_enabled", False):
+        return
+    usual = inspect.signature(type(pipe).__call__).parameters[argument].default
+    made = usual if frames is None else frames
+    if isinstance(made, int) and made > most:
+        got = f"sets frames={made}" if frames is not None else f"leaves frames to {name}, which makes {made}"
+        raise UsageError(
+            f"The study {got}, but its motion modules have positions for {most} frames. Use "
+            f"frames={most} or fewer."
         )
 
 
