@@ -67,8 +67,8 @@ def run(pipe: Any, **changes: Any) -> Tensor:
     return pipe(generator=torch.Generator().manual_seed(0), output_type="latent", **given).frames
 
 
-def cogvideox() -> CogVideoXPipeline:
-    """CogVideoX: joint attention, text before video."""
+def cogvideox(text: int = tiny.T5_TEXT) -> CogVideoXPipeline:
+    """CogVideoX: joint attention, text before video. It has places for `text` tokens of text."""
     torch.manual_seed(0)
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2,
@@ -81,7 +81,7 @@ def cogvideox() -> CogVideoXPipeline:
         sample_width=6,
         sample_height=4,
         sample_frames=9,
-        max_text_seq_length=tiny.T5_TEXT,
+        max_text_seq_length=text,
     )
     vae = AutoencoderKLCogVideoX(
         block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2
