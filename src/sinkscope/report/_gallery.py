@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +31,9 @@ STRIP, GAP, BETWEEN = 5, 2, (128, 128, 128)
 """Frames of a strip, pixels between them, and their colour."""
 STRIP_SIDE = 128
 """Pixels of the larger side of a frame in a strip, at most."""
+MOST_VIDEOS = 32
+"""Units of videos that are shown: to draw one strip a whole video is decoded, about a second for 81 frames of
+480 x 832."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,21 @@ def build_gallery(
     paths = [folder / "units" / arm / f"{unit}{suffix}" for unit in units for arm in names]
     side, colors, cost = _choose_size(paths, budget)
     most = max(1, int(budget // max(cost * len(names), 1.0)))
+    if moving:
+        most = min(most, MOST_VIDEOS)
     shown = units if most >= len(units) else _spread(units, most, scores)
     facts, values = _facts(scores), _values(scores)
     damaged: list[str] = []
     cards = []
+    # Pillow lets other threads run while it decodes.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        files = [folder / "units" / arm / f"{unit}{suffix}" for unit in shown for arm in names]
+        drawn = pool.map(lambda path: _thumbnail(path, side, colors), files)
+        thumbnails = dict(zip(((unit, arm) for unit in shown for arm in names), drawn, strict=True))
     for unit in shown:
         shots = []
         for arm in names:
-            source, why = _thumbnail(folder / "units" / arm / f"{unit}{suffix}", side, colors)
+            source, why = thumbnails[unit, arm]
             if why in DAMAGED:
                 damaged.append(f"units/{arm}/{unit}{suffix}")
             shots.append(Shot(arm, source, why, _captions(values.get((unit, arm), {}))))
@@ -182,10 +194,12 @@ def _thumbnail(path: Path, side: int, colors: int | None) -> tuple[str, str]:
 def _choose_size(paths: Sequence[Path], budget: int) -> tuple[int, int | None, float]:
     """The first rung of the ladder on which a sample says that everything fits; the last one otherwise."""
     there = [p for p in paths if p.is_file()]
-    sample = [there[i] for i in np.linspace(0, len(there) - 1, min(len(there), 16)).astype(int)]
+    moving = any(p.suffix == ".apng" for p in there)
+    most = 8 if moving else 16
+    sample = [there[i] for i in np.linspace(0, len(there) - 1, min(len(there), most)).astype(int)]
     loaded = [frames for frames in map(_loaded, sample) if frames is not None]
     # Frames of a strip are small on the page, where five of them share a line.
-    largest = STRIP_SIDE if any(p.suffix == ".apng" for p in there) else max(side for side, _ in LADDER)
+    largest = STRIP_SIDE if moving else max(side for side, _ in LADDER)
     side, colors, cost = *LADDER[-1], 0.0
     for side, colors in LADDER:
         if side > largest:

@@ -39,7 +39,8 @@ def to_bytes(video: Frames) -> bytes:
         "blend": blend,
     }
     buffer = io.BytesIO()
-    images[0].save(buffer, format="PNG", compress_level=4, **(moving if len(images) > 1 else {}))
+    # Level 4 takes 2.5 times as long for files that are a seventh smaller, and a video has many frames.
+    images[0].save(buffer, format="PNG", compress_level=1, **(moving if len(images) > 1 else {}))
     return buffer.getvalue()
 
 
