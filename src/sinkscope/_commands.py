@@ -271,11 +271,12 @@ def report(arguments: Namespace) -> int:
 
 @_with_backend
 def observe(arguments: Namespace) -> int:
-    """Generate one image and show its sinks."""
+    """Generate one image or video and show its sinks."""
     import torch
 
     from sinkscope.models import observe as observe_model
-    from sinkscope.study._pipeline import call
+    from sinkscope.study._outputs import frames_argument
+    from sinkscope.study._pipeline import call, check_frames
     from sinkscope.study._resolve import default_kind
 
     if arguments.out is not None and arguments.out.suffix not in (".parquet", ".csv"):
@@ -290,6 +291,9 @@ def observe(arguments: Namespace) -> int:
     size = {
         name: getattr(arguments, name) for name in ("height", "width") if getattr(arguments, name) is not None
     }
+    check_frames(pipe, arguments.frames, "The command")
+    if arguments.frames is not None:
+        size[str(frames_argument(pipe))] = arguments.frames
     with observe_model(pipe, arguments.layers, kind=kind, queries=arguments.queries) as seen:
         generator = torch.Generator("cpu").manual_seed(arguments.seed)
         call(pipe, prompt=arguments.prompt, num_inference_steps=arguments.steps, generator=generator, **size)

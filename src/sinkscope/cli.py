@@ -249,7 +249,7 @@ def _planted(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _observe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("observe", help="generate one image and show its sinks")
+    parser = commands.add_parser("observe", help="generate one image or video and show its sinks")
     parser.add_argument(
         "model", metavar="MODEL", help="'shapes', 'shapes-unet', a pipeline folder, or a hub id"
     )
@@ -262,6 +262,7 @@ def _observe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--height", type=int)
     parser.add_argument("--width", type=int)
+    parser.add_argument("--frames", type=int, help="frames of a video (default: the pipeline's)")
     parser.add_argument("--out", type=Path, help="write the table of sinks as .parquet or .csv")
     _backend(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")

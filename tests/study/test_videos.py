@@ -223,7 +223,7 @@ def test_a_changed_video_is_not_scored(runs: Mapping[str, Run], tmp_path: Path) 
     made = Run(shutil.copytree(runs["by turns"].folder, tmp_path / "run"))
     path = sorted((made.folder / "units" / "sink").iterdir())[0]
     path.write_bytes(_video.to_bytes(255 - _video.read(path)))
-    with pytest.raises(StoreError, match="is not the image that was generated"):
+    with pytest.raises(StoreError, match="is not the video that was generated"):
         made.score(["ms_ssim"], progress=False)
 
 
@@ -244,6 +244,11 @@ def test_a_pipeline_folder_from_the_command_line(
     assert (made.record["frames"], made.record["metrics"][-1]) == (5, "frame_change")
     assert next(iter(made.videos("self_sink_1").values())).shape == (5, 32, 32, 3)
     assert Path("run/report.html").is_file()
+    look = "observe pipeline --prompt cat --steps 1 --height 32 --width 32 --kind self --out sinks.parquet"
+    assert main([*look.split(), "--frames", "8"]) == 2
+    assert "The command sets frames=8, but WanPipeline makes 4 n + 1" in capsys.readouterr().err
+    assert main([*look.split(), "--frames", "9"]) == 0
+    assert set(pd.read_parquet("sinks.parquet")["frame"]) <= {0, 1, 2}
 
 
 def test_each_kind_of_unit_has_its_own_method(runs: Mapping[str, Run], finished: Run) -> None:

@@ -52,7 +52,7 @@ def check_call(pipe: Any, study: Study) -> None:
     _outputs.check_metrics(study.metrics, study.metric_options, kind)
     for name in study.distances:
         _outputs.check_distance(name, kind)
-    _check_frames(pipe, study.frames)
+    check_frames(pipe, study.frames)
     for arm in study.arm_names:
         for name, argument in ARGUMENTS.items():
             value = study.sampling(arm)[name]
@@ -94,27 +94,36 @@ _EXPECTED = "a text-to-image or text-to-video pipeline or a model that reads"
 _ELSE = "Use sinkscope.observe and sinkscope.intervene around your own calls of it."
 
 
-def _check_frames(pipe: Any, frames: int | None) -> None:
-    """Refuse a number of frames that the pipeline does not make."""
+def check_frames(pipe: Any, frames: int | None, who: str = "The study") -> None:
+    """Refuse a number of frames that the pipeline does not make.
+
+    Args:
+        pipe: The pipeline.
+        frames: The number; None for the pipeline's own.
+        who: Whose number it is, for the message.
+
+    Raises:
+        UsageError: Saying which number it makes.
+    """
     name = type(pipe).__name__
-    _check_motion(pipe, name, frames)
+    _check_motion(pipe, name, frames, who)
     if frames is None:
         return
     if _outputs.kind_of(pipe) != _outputs.VIDEO:
         raise UsageError(
-            f"The study sets frames={frames}, but {name} makes no videos: it takes none of "
+            f"{who} sets frames={frames}, but {name} makes no videos: it takes none of "
             f"{', '.join(_outputs.FRAMES)}. Leave frames out."
         )
     stride = _stride(pipe)
     if stride is not None and (frames - 1) % stride:
         low = (frames - 1) // stride * stride + 1
         raise UsageError(
-            f"The study sets frames={frames}, but {name} makes {stride} n + 1 frames, of which it would "
+            f"{who} sets frames={frames}, but {name} makes {stride} n + 1 frames, of which it would "
             f"leave out or add some silently. Use frames={low} or frames={low + stride}."
         )
 
 
-def _check_motion(pipe: Any, name: str, frames: int | None) -> None:
+def _check_motion(pipe: Any, name: str, frames: int | None, who: str) -> None:
     """Refuse more frames than motion modules have positions for."""
     most = getattr(getattr(getattr(pipe, "unet", None), "config", None), "motion_max_seq_length", None)
     argument = _outputs.frames_argument(pipe)
@@ -125,7 +134,7 @@ def _check_motion(pipe: Any, name: str, frames: int | None) -> None:
     if isinstance(made, int) and made > most:
         got = f"sets frames={made}" if frames is not None else f"leaves frames to {name}, which makes {made}"
         raise UsageError(
-            f"The study {got}, but its motion modules have positions for {most} frames. Use "
+            f"{who} {got}, but its motion modules have positions for {most} frames. Use "
             f"frames={most} or fewer."
         )
 

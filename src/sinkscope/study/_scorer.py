@@ -146,13 +146,13 @@ class Scorer:
 
     def _image(self, arm: str, unit: Unit) -> Any:
         path = self.store.image_path(arm, unit.id)
-        image = _outputs.read(path)
+        output = _outputs.read(path)
         if not _files.has_digest(path, self.digests[arm, unit.id]):
             raise StoreError(
-                f"{path} is not the image that was generated (its SHA-256 differs). Run the same study into "
-                "this folder again: only changed images are generated anew."
+                f"{path} is not the {self.store.kind} that was generated (its SHA-256 differs). Run the same "
+                "study into this folder again: only what changed is generated anew."
             )
-        return image
+        return output
 
     def _table(self, arm: str, units: Sequence[Unit], rows: Sequence[Row]) -> pd.DataFrame:
         return pd.DataFrame(

@@ -2,7 +2,7 @@
 
 ```
 study.yaml                      settings as resolved, versions, hashes, seeds, prompts
-units/<arm>/<unit>.png          images, lossless; .safetensors where units are arrays
+units/<arm>/<unit>.png          images, lossless; .apng where units are videos, .safetensors where arrays
 traces.parquet summary.parquet roles.parquet receipts.parquet replacements.parquet takeover.parquet
 scores.parquet effects.parquet dose.parquet report.html
 shards/<batch>/<arm>/           the same tables per task; done.json: SHA-256 of all the task wrote
@@ -121,7 +121,7 @@ class Store:
 
     @property
     def kind(self) -> str:
-        """What units give, as `study.yaml` says: "image" or "arrays"."""
+        """What units give, as `study.yaml` says: "image", "video" or "arrays"."""
         if self._kind is None:
             record = self.record()
             if record is None:
@@ -130,7 +130,7 @@ class Store:
         return self._kind
 
     def image_path(self, arm: str, unit: str) -> Path:
-        """Where the image (or the arrays) of a unit in an arm is."""
+        """Where the image (the video, the arrays) of a unit in an arm is."""
         return self.folder / "units" / arm / f"{unit}{_outputs.SUFFIX[self.kind]}"
 
     def shard(self, task: Task) -> Path:
