@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from tests.metrics.helpers import random_lpips, tiny_clip
 
 from sinkscope import metrics
 from sinkscope.errors import UsageError
@@ -147,3 +149,17 @@ def test_what_metrics_take_and_say() -> None:
     said = "mean over at most 16 evenly spaced frames, both ends among them"
     assert video_identity(metrics.get("ms_ssim"))["frames"] == said
     assert video_identity(metrics.get("frame_change")) == metrics.get("frame_change").identity()
+
+
+def test_learned_metrics_are_means_over_frames(tmp_path: Path) -> None:
+    video, other = noise(20, 32), noise(20, 32, seed=1)
+    chosen = spaced(20, AT_MOST)
+    frames, others = ([Image.fromarray(each[index]) for index in chosen] for each in (video, other))
+    clip = metrics.get("clip_t", checkpoint=tiny_clip(tmp_path / "clip"), batch=3)
+    asked = [prompt("a red circle")]
+    (row,) = metrics.score_videos(clip, [video], asked).itertuples(index=False)
+    assert row.value == pytest.approx(clip.score(frames, asked * AT_MOST).mean(), abs=1e-6)
+    lpips = metrics.get("lpips", checkpoint=random_lpips(tmp_path))
+    (row,) = metrics.score_videos(lpips, [video], reference=[other]).itertuples(index=False)
+    assert row.value == pytest.approx(lpips.score(frames, reference=others).mean(), abs=1e-6)
+    assert row.value > 0 and row.status == "ok"
