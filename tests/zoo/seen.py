@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from itertools import groupby
+from math import isqrt
 from typing import Any
 
 import diffusers
@@ -74,10 +75,18 @@ def _size(specimen: Specimen, given: dict[str, Any]) -> dict[str, int]:
         family is None
         or family.visual == "audio"
         or latents is None
-        or latents.dim() < 4
+        or latents.dim() not in (3, 4, 5)
         or specimen.group not in ("image", "video")
     ):
         return {}
+    if latents.dim() == 3:  # squares of two by two latents as tokens; all of ours are as high as wide
+        counts = [
+            call.key_segments["image"].sum(-1).max()
+            for call in record(specimen)
+            if "image" in call.key_segments
+        ]
+        side = 16 * isqrt(int(max(counts, default=0)))
+        return {"height": side, "width": side} if side else {}
     axes = family.latents or ("cfhw" if latents.dim() == 5 else "chw")
     shape = dict(zip(axes, latents.shape[1:], strict=True))
     size = {"height": 8 * shape["h"], "width": 8 * shape["w"]}

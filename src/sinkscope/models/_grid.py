@@ -37,9 +37,18 @@ def image_grid(inputs: Mapping[str, Any], count: int) -> list[tuple[int, int]] |
     shapes = inputs.get("img_shapes")
     if shapes:
         sizes = shapes[0] if isinstance(shapes[0], list) else shapes
+        # Images to look at follow the painted one, or stand within the text before it (Qwen-Image 2.1).
+        sizes = sizes[-1:] if "img_mask" in inputs else sizes
         found = [divmod(i, width) for *_, height, width in sizes for i in range(height * width)]
         return found[:count] if len(found) >= count else None
+    ids = inputs.get("position_ids")
+    if isinstance(ids, Tensor) and ids.dim() > 1 and ids.shape[-1] == 3 and ids.shape[-2] >= count:
+        # One sequence whose last tokens are the image, with time, row and column of each.
+        corner, *_ = places = ids.reshape(-1, *ids.shape[-2:])[0, -count:].long().tolist()
+        return [(place[1] - corner[1], place[2] - corner[2]) for place in places]
     latents = _latents(inputs)
+    if latents is not None and latents.dim() == 6 and "shape_list" not in inputs:
+        latents = latents[:, -1, :, 0]  # the last of several images of one frame
     if latents is None or latents.dim() != 4:
         return None
     return _squares(latents.shape[2], latents.shape[3], count)

@@ -210,7 +210,7 @@ class Layout:
             for key in range(span.start, span.stop):
                 position = span.first + key - span.start
                 string, role, encoder = text[position] if span.name == "text" else (None, behind, None)
-                place = grid[position] if grid else (None, None, None)
+                place = grid[key - span.start] if grid else (None, None, None)
                 frame, line, column = place
                 tokens[key] = Token(key, span.name, position, string, role, encoder, line, column, frame)
         return tuple(tokens)

@@ -206,7 +206,29 @@ class _Walk(TorchFunctionMode):
             self.frames.stack[-1].softmax = True
         if func is torch.Tensor.to and args[0].is_meta:  # there is nothing to bring back from there
             args, kwargs = tree_map_only((str, torch.device), _nowhere, (args, kwargs))
+        if func is torch.Tensor.__setitem__ and args[0].is_meta:
+            return None  # there is nothing to write to
+        if func is torch.Tensor.__getitem__ and args[0].is_meta:
+            args = (args[0], _without_masks(args[1]))
+        if func in _REPEATS and args[0].is_meta and _known(args[1]):
+            kwargs = {"output_size": int(args[1].sum()), **kwargs}
         return _one_device(func, args, kwargs)
+
+
+_REPEATS = (torch.repeat_interleave, torch.Tensor.repeat_interleave)
+
+
+def _known(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_meta and value.dim() > 0
+
+
+def _without_masks(index: Any) -> Any:
+    """An index whose masks are replaced by the places where they hold, as long as these are known."""
+    found: list[Any] = []
+    for part in index if isinstance(index, tuple) else (index,):
+        mask = _known(part) and part.dtype == torch.bool
+        found += part.nonzero(as_tuple=True) if mask else (part,)
+    return tuple(found) if isinstance(index, tuple) or len(found) != 1 else found[0]
 
 
 @contextmanager
@@ -258,8 +280,9 @@ def _walk(
     layout = Layout(bones.model, {part: root})
     evaluation = Evaluation(
         part=part, inputs=inputs, step=0, step_count=None, timestep=None, sigma=None, generation=0,
-        evaluation=0, rows=(RowInfo(0, "none", 0),), prompts=None,
+        evaluation=0, rows=(RowInfo(0, "none", 0),), prompts=None, config=getattr(root, "config", None),
     )  # fmt: skip
+    root.requires_grad_(False)  # views of parameters would ask for gradients, and the counter for their graph
     with ExitStack() as stack:
         for name, module in root.named_modules():
             full = start + clean(name) if name else start.removesuffix(".")

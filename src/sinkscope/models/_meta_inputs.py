@@ -11,11 +11,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ._meta_streams import Streams
 from .families import family_of
 
 
@@ -43,7 +45,8 @@ class Size:
 
 _TEXT_WIDTHS = (
     "joint_attention_dim", "text_embed_dim", "text_dim", "cap_feat_dim", "caption_channels",
-    "cross_attention_input_dim", "in_text_dim", "text_in_dim", "text_hidden_size", "cross_attention_dim",
+    "cross_attention_input_dim", "in_text_dim", "text_in_dim", "text_hidden_size", "encoder_hid_dim",
+    "cross_attention_dim", "context_in_dim", "text_hidden_dim", "llm_features_dim", "embedding_dim",
 )  # fmt: skip
 
 
@@ -57,13 +60,13 @@ def candidates(root: nn.Module, size: Size) -> Iterator[dict[str, Any]]:
         UnknownInputError: a required argument has a name that no rule knows.
     """
     parameters = dict(list(inspect.signature(type(root).forward).parameters.items())[1:])
-    for latents in _latents(root, parameters, size):
+    # Masks change no length, so those that may be left out are, if the model lets them.
+    for masked, latents in product((False, True), _latents(root, parameters, size)):
         maker = _Maker(root, size, latents)
         made: dict[str, Any] = {}
         for name, parameter in parameters.items():
             rule: Callable[[], Any] | None = getattr(maker, name, None)
-            # Masks change no length, so those that may be left out are.
-            wanted = rule is not None and (_required(parameter) or name not in _MASKS)
+            wanted = rule is not None and (masked or _required(parameter) or name not in _MASKS)
             value = rule() if rule is not None and wanted else None
             if value is not None:
                 made[name] = value
@@ -95,15 +98,30 @@ def _empty(*shape: int) -> Tensor:
 def _latents(root: nn.Module, parameters: Mapping[str, Any], size: Size) -> Iterator[Tensor]:
     config, family = _config(root), family_of(root)
     channels = _first(config, ("in_channels", "in_visual_dim", "num_channels")) or 4
-    if {"img_ids", "img_shapes"} & set(parameters):
-        yield _empty(1, (size.height // 2) * (size.width // 2), channels)
+    if getattr(config, "visual_cond", False):  # a picture to start from, and where it is given
+        channels = 2 * channels + 1
+    packed = (size.height // 2) * (size.width // 2)
+    if "proj_embedding" in parameters:
+        yield _empty(1, _first(config, ("embedding_dim",)))
+    elif "shape_list" in parameters:  # patches, not yet tokens
+        yield _empty(1, packed, channels, 1, 2, 2)
+    elif "position_ids" in parameters and "input_ids" not in parameters:
+        yield _empty(1, packed + (size.text if "indicator" in parameters else 0), channels)
+    elif {"img_ids", "img_shapes"} & set(parameters):
+        yield _empty(1, packed, channels)
         yield _empty(1, channels, size.height, size.width)
     elif {"num_frames", "height", "width"} <= set(parameters):
         yield _empty(1, size.frames * size.height * size.width, channels)
     elif family is not None and family.visual == "audio":
+        if "StableAudio" not in type(root).__name__:
+            raise UnknownInputError(
+                f"{type(root).__name__} works on sound, whose length no configuration tells"
+            )
         yield _empty(1, channels, _first(config, ("sample_size",)) or size.width)
     else:
-        axes = {"c": channels, "f": size.frames, "h": size.height, "w": size.width}
+        # A latent frame of its own is the picture of who shall move.
+        before = 1 if "pose_hidden_states" in parameters else 0
+        axes = {"c": channels, "f": size.frames + before, "h": size.height, "w": size.width}
         orders = ("cfhw", "fchw", "fhwc") if is_video(root) else ("chw", "cfhw")
         told = family.latents if family is not None and family.latents else None
         for order in (told,) if told else orders:
@@ -119,15 +137,13 @@ def is_video(root: nn.Module) -> bool:
     )
 
 
-class _Maker:
+class _Maker(Streams):
     """One method per name of a parameter; None where the model goes without."""
 
     def __init__(self, root: nn.Module, size: Size, latents: Tensor) -> None:
         self._root, self._size, self._latents = root, size, latents
         self._config = _config(root)
-
-    def _has(self, name: str) -> Any:
-        return getattr(self._config, name, None)
+        self._parameters = inspect.signature(type(root).forward).parameters
 
     # ---- what is denoised
 
@@ -144,7 +160,9 @@ class _Maker:
         return self._latents
 
     def timestep(self) -> Any:
-        return torch.full((1,), 500.0)
+        # Flow maps are told where each frame is and where it shall go.
+        each = (1, self._size.frames) if "r_timestep" in self._parameters else (1,)
+        return torch.full(each, 500.0)
 
     timesteps = t = timestep
 
@@ -180,7 +198,50 @@ class _Maker:
         return None if wide is None or each is None else torch.zeros(1, wide // each)
 
     def img_shapes(self) -> Any:
-        return [[(self._size.frames, self._size.height // 2, self._size.width // 2)]]
+        shape = (self._size.frames, self._size.height // 2, self._size.width // 2)
+        return [shape] if "Nucleus" in type(self._root).__name__ else [[shape]]
+
+    def shape_list(self) -> Any:
+        return [[(1, self._size.height // 2, self._size.width // 2)]]
+
+    def img_mask(self) -> Any:
+        # A slot stands for four tokens of the image.
+        slots = self._latents.shape[1] // 4
+        return torch.arange(self._size.text + slots)[None] >= self._size.text
+
+    def _image(self) -> int:
+        return (self._size.height // 2) * (self._size.width // 2)
+
+    def position_ids(self) -> Any:
+        if self._has("time_step_dim") is not None:
+            return torch.arange(self._size.text + 1 + self._image())[None]
+        ids = torch.zeros(self._size.text + self._image(), 3, dtype=torch.long)
+        if self._has("num_text_layers"):
+            return ids
+        return ids[None] if self._has("llm_features_dim") else None
+
+    def indicator(self) -> Any:
+        return torch.tensor([[3] * self._size.text + [2] * self._image()])
+
+    def segment_ids(self) -> Any:
+        return torch.ones(1, self._size.text + self._image(), dtype=torch.long)
+
+    def prior_token_id(self) -> Any:
+        return torch.zeros(1, self._image(), dtype=torch.long)
+
+    def prior_token_drop(self) -> Any:
+        return torch.zeros(1, self._image(), dtype=torch.bool)
+
+    def attention_mask(self) -> Any:
+        # A language model that denoises has one more token, of the timestep.
+        count = self._size.text + 1 + self._image()
+        return _empty(1, count, count) if self._has("time_step_dim") is not None else None
+
+    def input_img_latents(self) -> Any:
+        return []
+
+    def input_image_sizes(self) -> Any:
+        return {}
 
     def num_frames(self) -> Any:
         return self._size.frames
@@ -215,9 +276,44 @@ class _Maker:
             return None
         wide = wide[0] if isinstance(wide, (tuple, list)) else wide
         text = self._size.clip if self._has("cross_attention_dim_t5") else self._size.text
+        if self._has("num_text_layers"):
+            return _empty(1, self._size.text, self._has("num_text_layers"), wide)
+        if self._has("injection_layer_ids") is not None:
+            return _empty(1, 1 + len(self._has("injection_layer_ids")), self._size.text, wide)
+        if self._has("llm_features_dim"):
+            return _empty(1, self._latents.shape[1], wide)
         # UNets with motion modules take their frames as rows.
         rows = self._size.frames if "Motion" in type(self._root).__name__ else 1
         return _empty(rows, 1 if "SpatioTemporal" in type(self._root).__name__ else text, wide)
+
+    def text_encoder_layers(self) -> Any:
+        wide = self._has("text_encoder_dim")
+        if wide is None:
+            return None
+        blocks = self._has("num_layers") + self._has("num_single_layers")
+        return [_empty(1, self._size.text, wide) for _ in range(blocks)]
+
+    def proj_embedding(self) -> Any:
+        return _empty(1, _first(self._config, ("embedding_proj_dim", "embedding_dim")))
+
+    def timestep_ratio(self) -> Any:
+        return torch.ones(1)
+
+    def clip_text_pooled(self) -> Any:
+        wide = self._has("clip_text_pooled_in_channels")
+        return None if wide is None else _empty(1, 1, wide)
+
+    def clip_text(self) -> Any:
+        wide = self._has("clip_text_in_channels")
+        return None if wide is None else _empty(1, self._size.text, wide)
+
+    def clip_img(self) -> Any:
+        wide = self._has("clip_image_in_channels")
+        return None if wide is None else _empty(1, 1, wide)
+
+    def effnet(self) -> Any:
+        wide = self._has("effnet_in_channels")
+        return None if wide is None else _empty(1, wide, self._size.height // 4, self._size.width // 4)
 
     def encoder_hidden_states_t5(self) -> Any:
         captions = self._has("caption_channels")
@@ -238,8 +334,12 @@ class _Maker:
         return torch.ones(1, self._size.text, dtype=torch.bool)
 
     def image_embeds(self) -> Any:
-        # Zeros stand for no image; the model looks at their values.
-        wide = self._has("image_embed_dim")
+        # Zeros stand for no image; the model looks at their values. Others take none, or always one.
+        wide = self._has("image_embed_dim") or (
+            self._has("image_proj_dim") if self._has("has_image_proj") else None
+        )
+        if "Motif" in type(self._root).__name__:
+            return None
         return None if wide is None else torch.zeros(1, self._size.image, wide)
 
     def pooled_projections(self) -> Any:

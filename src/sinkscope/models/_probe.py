@@ -31,6 +31,7 @@ from ._quiet import quiet
 IMAGE_INPUTS = ("hidden_states", "sample", "x", "latents", "pixel_values")
 _TEXT = re.compile(
     r"encoder_hidden_states(_2|_t5|_llama3)?|txt|context|prompt_embeds|cap_feats|clip_text|text_bth"
+    r"|text_encoder_layers"
 )
 _SEED = 7_305_661_024_885
 _NOT_STREAMS = ("_ids", "mask", "rotary_emb", "rope", "pos_embed")

@@ -17,6 +17,8 @@ from .families import Family, family_of
 from .families.language import READ_OFF
 
 _BESIDE_THE_STACK = re.compile(r"refiner|pooler|embed")
+_LATE = 1_000_000
+"""More than there are modules."""
 _HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads")
 
 
@@ -50,7 +52,7 @@ def _sites_of(root: nn.Module, start: str) -> list[Site]:
     found = []
     for name in names:
         kind = (family.kind(name) if family else None) or _guess_kind(name, modules[name])
-        segments = key_segments(root, name, kind) if family is READ_OFF else _key_segments(kind, family)
+        segments = key_segments(root, name, kind) if family is READ_OFF else _key_segments(name, kind, family)
         found.append(Site(start + name, layers[name], kind, _heads(modules[name]), segments))
     return found
 
@@ -68,8 +70,9 @@ def _in_running_order(names: Sequence[str], family: Family) -> list[str]:
             if part in family.alternate and after and after[0].isdigit():
                 found.append((int(after[0]), family.alternate.index(part)))
             elif not (before and before[0] in family.alternate and part.isdigit()):
-                prefix = ".".join(parts[: depth + 1])
-                found.append((registered.setdefault(prefix, len(registered)), 0))
+                path = ".".join(parts[: depth + 1])
+                late = any(fnmatchcase(path, glob) for glob in family.last)
+                found.append((registered.setdefault(path, len(registered)) + late * _LATE, 0))
         return found
 
     return sorted(names, key=place)
@@ -93,14 +96,17 @@ def _layers(root: nn.Module, names: list[str], family: Family | None) -> dict[st
 
 
 def _block(root: nn.Module, name: str) -> str:
-    """Path of the block an attention module belongs to: its parent, or itself when it stands in a list
-    directly."""
-    parent = name.rpartition(".")[0]
-    try:
-        listed = isinstance(root.get_submodule(parent), nn.ModuleList)
-    except AttributeError:  # the path was cleaned of compile marks
-        listed = False
-    return name if listed else parent
+    """Path of the block an attention module belongs to: itself when it stands in a list directly, else the
+    nearest member of a list that it is in; its parent where there is no list."""
+    parts = name.split(".")
+    for depth in range(len(parts), 1, -1):
+        try:
+            listed = isinstance(root.get_submodule(".".join(parts[: depth - 1])), nn.ModuleList)
+        except AttributeError:  # the path was cleaned of compile marks
+            listed = False
+        if listed:
+            return ".".join(parts[:depth])
+    return name.rpartition(".")[0]
 
 
 def _guess_kind(name: str, module: nn.Module) -> Kind:
@@ -114,7 +120,10 @@ def _guess_kind(name: str, module: nn.Module) -> Kind:
     return "causal" if getattr(module, "is_causal", False) is True else "self"
 
 
-def _key_segments(kind: Kind, family: Family | None) -> tuple[str, ...]:
+def _key_segments(name: str, kind: Kind, family: Family | None) -> tuple[str, ...]:
+    for glob, segments in family.keys if family else ():
+        if fnmatchcase(name, glob):
+            return segments
     if kind == "joint":
         return family.joint if family and family.joint else ()
     if kind == "cross":

@@ -46,6 +46,8 @@ class Evaluation:
     """Rows of the denoiser's batch; calls may fold frames or windows into theirs."""
     prompts: Prompts | None
     """What the text encoders were given for this generation."""
+    config: Any = None
+    """Configuration of the denoiser."""
     cache: dict[Any, Any] = field(default_factory=dict)
     """Segments already worked out, by site and shape."""
 
@@ -164,6 +166,7 @@ class Tracker:
             evaluation=self.evaluation,
             rows=self._rows(root, inputs, prompts),
             prompts=prompts,
+            config=getattr(root, "config", None),
         )
         self.evaluation += 1
         return evaluation

@@ -31,6 +31,11 @@ class Family:
     """Glob of the attention module's path and its kind; the first match counts."""
     alternate: tuple[str, ...] = ()
     """Lists beside each other whose members run in turn: first of the one, first of the other, second ..."""
+    last: tuple[str, ...] = ()
+    """Globs of members of a module list that run behind the others of that list."""
+    keys: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Glob of the attention module's path and the segments of its keys, where its kind does not say them; the
+    first match counts. For what is said of a model that does not run."""
     visual: str = "image"
     """Name of the stream that is denoised: image, video or audio."""
     latents: str | None = None

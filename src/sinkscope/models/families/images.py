@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import _image_spans as spans
+from . import _recent_spans as recent
 from ._family import Family
 
 _ENCODER = (("text", ("text_encoder",)),)
@@ -141,4 +142,98 @@ IMAGES: dict[str, Family] = {
         text=_CLIP,
         spans=spans.unet,
     ),
+    "Flux3Transformer2DModel": Family(
+        stacks=("txt_mode_blocks", "mode_blocks", "single_transformer_blocks"),
+        kinds=(("single_transformer_blocks.*", "joint"), ("*", "self")),
+        keys=(("txt_mode_blocks.*", ("text",)), ("mode_blocks.image_cond.*", ("reference",))),
+        joint=("text", "image"),
+        text=_ENCODER,
+        spans=recent.flux3,
+    ),
+    "QwenImage21Transformer2DModel": Family(
+        stacks=("transformer_blocks",),
+        kinds=(("*.attn", "joint"),),
+        joint=("text", "image"),
+        text=_ENCODER,
+        spans=recent.qwen_image21,
+        taken=recent.no_pictures,
+    ),
+    "Krea2Transformer2DModel": Family(
+        stacks=("transformer_blocks",),
+        kinds=(("transformer_blocks.*", "joint"), ("*", "self")),
+        keys=(("*.layerwise_blocks.*", ("text_layer",)), ("text_fusion.*", ("text",))),
+        joint=("text", "image"),
+        text=_ENCODER,
+        spans=recent.krea2,
+        taken=recent.behind_the_prefix,
+    ),
+    "GlmImageTransformer2DModel": Family(
+        stacks=("transformer_blocks",),
+        kinds=(("*.attn1", "joint"),),
+        joint=("text", "image"),
+        text=_ENCODER,
+        spans=recent.glm_image,
+    ),
+    "Ideogram4Transformer2DModel": Family(
+        stacks=("layers",),
+        kinds=(("*", "joint"),),
+        joint=("text", "image"),
+        text=_ENCODER,
+        spans=recent.ideogram4,
+        taken="last",
+    ),
+    "BriaFiboTransformer2DModel": Family(
+        stacks=_FLUX,
+        kinds=(("*.attn", "joint"),),
+        joint=("text", "image"),
+        text=_ENCODER,
+        taken=recent.every_token,
+    ),
+    "BriaFibo2Transformer2DModel": Family(
+        stacks=("layers",),
+        kinds=(("layers.*.attention", "joint"), ("*.cross_attention", "cross"), ("*", "self")),
+        keys=(("perceiver.*.self_attention", ("gist",)),),
+        joint=("gist", "image"),
+        text=_ENCODER,
+        spans=recent.fibo2,
+    ),
+    "NucleusMoEImageTransformer2DModel": Family(
+        stacks=("transformer_blocks",),
+        kinds=(("*.attn", "joint"),),
+        joint=("image", "text"),
+        text=_ENCODER,
+        spans=recent.image_asks,
+    ),
+    "OmniGenTransformer2DModel": Family(
+        stacks=("layers",),
+        kinds=(("*", "joint"),),
+        joint=("text", "timestep", "image"),
+        rows=("cond", "uncond"),
+        spans=recent.omnigen,
+    ),
+    "JoyImageEditTransformer3DModel": Family(
+        stacks=("double_blocks",), kinds=(("*", "joint"),), joint=("image", "text"), spans=recent.joyimage
+    ),
+    "JoyImageEditPlusTransformer3DModel": Family(
+        stacks=("double_blocks",),
+        kinds=(("*", "joint"),),
+        joint=("image", "text"),
+        spans=recent.joyimage_plus,
+    ),
+    "Kandinsky3UNet": Family(
+        stacks=("down_blocks", "up_blocks"),
+        kinds=(("*.attentions.0.attention", "self"), ("*", "cross")),
+        last=("up_blocks.*.attentions.0",),
+        text=_ENCODER,
+        spans=recent.kandinsky3,
+    ),
+    "PriorTransformer": Family(
+        stacks=("transformer_blocks",),
+        kinds=(("*", "self"),),
+        keys=(("*", ("text", "pooled", "timestep", "image_embed")),),
+        visual="image_embed",
+        text=_ENCODER,
+        spans=recent.prior,
+    ),
+    "UNet2DModel": Family(stacks=("down_blocks", "mid_block", "up_blocks"), kinds=(("*", "self"),)),
 }
