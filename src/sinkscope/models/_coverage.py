@@ -6,6 +6,7 @@ before running is refused by `_preflight`.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -68,11 +69,18 @@ def _diagnose(frame: Frame, good: str) -> tuple[type[UnsupportedAttentionError],
             "made no softmax.",
             "Take the hook off, choose other sites=, or pass strict=False.",
         )
+    elsewhere = f"Restrict the session to other sites: sites={good}." if good else "The model has no other."
+    if _takes_blocks(module):
+        return (
+            FusedBackendError,
+            "takes its mask as blocks of flex attention, which never forms softmax weights.",
+            elsewhere,
+        )
     if frame.softmax:
         return (
             EagerAttentionError,
             "ran softmax outside F.scaled_dot_product_attention.",
-            _eager_remedy(module, processor),
+            _eager_remedy(module, processor, elsewhere),
         )
     if backend not in _NATIVE:
         return (
@@ -81,8 +89,7 @@ def _diagnose(frame: Frame, good: str) -> tuple[type[UnsupportedAttentionError],
             'Call set_attention_backend("native") on the denoiser.',
         )
     if _LINEAR.search(processor) or _LINEAR.search(type(module).__name__):
-        remedy = f"Restrict the session to other sites: sites={good}." if good else "The model has no other."
-        return LinearAttentionError, "never forms softmax weights.", remedy
+        return LinearAttentionError, "never forms softmax weights.", elsewhere
     if "xformers" in processor.lower() or "flash" in processor.lower():
         return (
             FusedBackendError,
@@ -104,7 +111,16 @@ def _diagnose(frame: Frame, good: str) -> tuple[type[UnsupportedAttentionError],
     )
 
 
-def _eager_remedy(module: nn.Module, processor: str) -> str:
+def _takes_blocks(module: nn.Module) -> bool:
+    """Whether the processor of a module was written for flex attention: other backends take no block mask."""
+    processor = getattr(module, "processor", None)
+    try:
+        return processor is not None and "BlockMask" in inspect.getsource(type(processor))
+    except (OSError, TypeError):  # written at a prompt
+        return False
+
+
+def _eager_remedy(module: nn.Module, processor: str, elsewhere: str) -> str:
     if processor.startswith("Sliced"):
         return "Call pipe.disable_attention_slicing()."
     if processor != "NoneType":
@@ -115,6 +131,8 @@ def _eager_remedy(module: nn.Module, processor: str) -> str:
         )
     if without_sdpa(module):
         return "transformers has no SDPA path for this model: choose other sites=, or pass strict=False."
+    if _implementation(module) is None and type(module).__module__.startswith("diffusers."):
+        return f"diffusers has no SDPA path for this module. {elsewhere}"
     return 'Load the model with attn_implementation="sdpa", or call model.set_attn_implementation("sdpa").'
 
 

@@ -197,7 +197,9 @@ def _clip(bones: Skeleton) -> int:
 
 
 def _image(bones: Skeleton) -> int:
-    """Tokens of the image encoder: a class token and its patches; those of the released ones if unknown."""
+    """Tokens of the image encoder: its patches and, but for SigLIP, a class token; those of the released ones
+    if unknown."""
     config = bones.configs.get("image_encoder", {})
     pixels, patch = config.get("image_size"), config.get("patch_size")
-    return (pixels // patch) ** 2 + 1 if isinstance(pixels, int) and isinstance(patch, int) else 257
+    classes = 0 if bones.others.get("image_encoder", "").startswith("Siglip") else 1
+    return (pixels // patch) ** 2 + classes if isinstance(pixels, int) and isinstance(patch, int) else 257

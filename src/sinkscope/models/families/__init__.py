@@ -13,6 +13,7 @@ from torch import nn
 
 from ._family import Family, Taken
 from ._known import known_families, supported
+from .audio import AUDIO
 from .images import IMAGES
 from .language import LANGUAGE
 from .video import VIDEO
@@ -20,7 +21,7 @@ from .vision import VISION
 
 __all__ = ["FAMILIES", "Family", "Taken", "family_of", "known_families", "supported"]
 
-FAMILIES: dict[str, Family] = {**IMAGES, **VIDEO, **LANGUAGE, **VISION}
+FAMILIES: dict[str, Family] = {**IMAGES, **VIDEO, **AUDIO, **LANGUAGE, **VISION}
 """Entries by class name of the denoiser."""
 
 
