@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.study.small import results, tiny_study
+from tests.study.test_kill import ROOT, wait_for
 from tests.tiny import tiny_sd3
 
 import sinkscope.study._crew as crews
@@ -38,31 +41,6 @@ def alone(model: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 # ---- whole runs
-
-
-@pytest.mark.slow
-def test_two_workers_write_what_one_process_writes(
-    model: str,
-    alone: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    given: list[tuple[int, int]] = []
-    send = crews.Member.send
-
-    def watch(self: crews.Member, **message: Any) -> None:
-        if message["do"] == "batch":
-            given.append((self.number, message["index"]))
-        send(self, **message)
-
-    monkeypatch.setattr(crews.Member, "send", watch)
-    monkeypatch.setattr(_complete, "_load", lambda *_: pytest.fail("the model is the workers' business"))
-    result = run(tiny_study(model=model), tmp_path / "run", workers=2)
-    assert results(result.folder) == results(alone.folder)
-    assert sorted(batch for _, batch in given) == [0, 1, 2]
-    assert {number for number, _ in given} == {0, 1}
-    assert capsys.readouterr().err.count("generate: 30/30") == 1
 
 
 @pytest.mark.slow
@@ -101,6 +79,68 @@ def test_interrupts_and_killed_workers_lose_nothing_that_was_finished(
     monkeypatch.undo()
     run(tiny_study(model=model), folder, progress=False)
     assert results(folder) == results(alone.folder)
+
+
+SCRIPT = """
+import sys
+from sinkscope.study import run
+from tests.study.small import tiny_study
+run(tiny_study(model=sys.argv[2]), sys.argv[1], workers=2, progress=False)
+"""
+"""As a user writes it: no `if __name__ == "__main__"`."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_workers_end_with_their_run_and_the_next_ones_finish_it(
+    model: str,
+    alone: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder), model], env={**os.environ, "PYTHONPATH": path}
+    )
+    wait_for(1, folder, process)  # type: ignore[arg-type]
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(_alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (len(workers), [pid for pid in workers if _alive(pid)]) == (2, [])
+    done = Run.open(folder).progress()[0]
+    assert 0 < done < 30
+
+    given: list[tuple[int, int]] = []
+    send = crews.Member.send
+
+    def watch(self: crews.Member, **message: Any) -> None:
+        if message["do"] == "batch":
+            given.append((self.number, message["index"]))
+        send(self, **message)
+
+    monkeypatch.setattr(crews.Member, "send", watch)
+    monkeypatch.setattr(_complete, "_load", lambda *_: pytest.fail("the model is the workers' business"))
+    run(tiny_study(model=model), folder, workers=2)
+    said = capsys.readouterr().err
+    assert f"generate: {done} of 30 were already there" in said
+    assert said.count("generate: 30/30") == 1
+    assert {number for number, _ in given} == {0, 1}
+    assert results(folder) == results(alone.folder)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 # ---- one worker, served in this process
