@@ -30,10 +30,11 @@ ENOUGH_PROGRAMS = 512
 
 
 class Blocks(NamedTuple):
-    """Queries and keys per step of a kernel; powers of two, 16 or more."""
+    """Queries and keys per step of a kernel (powers of two, 16 or more), and its threads in groups of 32."""
 
     queries: int
     keys: int
+    warps: int = 4
 
 
 def refusal(ops: Operands) -> str | None:
@@ -79,7 +80,8 @@ def columns(ops: Operands, lse: Tensor, weights: Tensor) -> Raw:
         weights: [row or 1, head or 1, group, query].
     """
     with _on(ops) as blocks:
-        return Raw(mass=_mass(ops, lse, weights.float(), blocks, _arguments(ops, blocks)))
+        top = lse / ops.factor if _is_plain(ops) else lse
+        return Raw(mass=_mass(ops, top, weights.float(), blocks, _arguments(ops, blocks)))
 
 
 def merge(few: Operands, whole: Operands, bias: Tensor, rest: Tensor, lse: Tensor, hit: Tensor) -> Tensor:
@@ -141,9 +143,13 @@ def pick_blocks(ops: Operands) -> Blocks:
     """Block sizes that fit the shared memory of common GPUs; chosen by head size and dtype alone."""
     size = _padded(max(ops.q.shape[-1], 1 if ops.v is None else ops.v.shape[-1]))
     wide = torch.float32 in (ops.q.dtype, ops.k.dtype, ops.q.dtype if ops.v is None else ops.v.dtype)
-    if wide or size > 128:
-        return Blocks(16, 16) if wide and size > 128 else Blocks(32, 32)
-    return Blocks(128, 64) if size <= 64 else Blocks(64, 64)
+    if wide:  # exact products of float32 keep much in registers: fewer numbers per thread
+        return Blocks(32, 32, 8) if size <= 64 else Blocks(16, 16, 8)
+    if size > 128:
+        return Blocks(32, 32)
+    if size > 64:
+        return Blocks(64, 64)
+    return Blocks(128, 64) if _is_plain(ops) else Blocks(128, 64, 8)
 
 
 def _run(ops: Operands, weights: Tensor, want: Collection[str], blocks: Blocks) -> Raw:
@@ -152,7 +158,7 @@ def _run(ops: Operands, weights: Tensor, want: Collection[str], blocks: Blocks) 
     if ops.masks:
         raw.alive = top > -torch.inf
     if "lse" in want:
-        raw.lse = top + total.log()
+        raw.lse = (top * ops.factor if _is_plain(ops) else top) + total.log()
     largest = torch.where(total == 0, 0.0, 1.0 / total)
     if {"max_weight", "concentration"} & set(want):
         raw.peak = largest
@@ -195,6 +201,8 @@ def _row_pass(
         if into is None:
             output = ops.q.new_empty(rows, heads, count, v.shape[-1], dtype=torch.float32)
     half = v.dtype != torch.float32
+    # Accumulators of the output beside those of the logits: more threads, so that nothing spills.
+    crowded = output is not None and blocks.queries > 64
     _rowlse[(-(-count // blocks.queries) * rows * heads,)](
         v=v,
         top=top,
@@ -210,7 +218,7 @@ def _row_pass(
         VWIDEN=v.dtype == torch.bfloat16 and _interpreted(),
         SPLIT=half,
         PICKED=only is not None,
-        **shared,
+        **(shared | {"num_warps": 8} if crowded else shared),
     )
     if output is not None and into is None:
         raw.output = output if "output" in want else None
@@ -259,6 +267,7 @@ def _arguments(ops: Operands, blocks: Blocks) -> dict[str, Any]:
         "scale": ops.factor,
         "cap": 1.0 if ops.softcap is None else float(ops.softcap),
         "CAPPED": ops.softcap is not None,
+        "PLAIN": _is_plain(ops),
         "DIM": dim,
         "PAD": _padded(dim),
         "CAUSAL": ops.is_causal,
@@ -267,6 +276,7 @@ def _arguments(ops: Operands, blocks: Blocks) -> dict[str, Any]:
         "WIDEN": mixed or (ops.q.dtype == torch.bfloat16 and _interpreted()),
         "BM": blocks.queries,
         "BN": blocks.keys,
+        "num_warps": blocks.warps,
         "enable_fp_fusion": True,  # said out loud, since triton's default changes between versions
         **_strides("q", ops.q),
         **_strides("k", ops.k),
@@ -281,6 +291,12 @@ def _arguments(ops: Operands, blocks: Blocks) -> dict[str, Any]:
         names = ("row", "head", "query", "key")
         found |= {f"m{index}_{name}": step for name, step in zip(names, mask.stride(), strict=True)}
     return found
+
+
+def _is_plain(ops: Operands) -> bool:
+    """Whether the short way through the kernels is right; see `_triton_kernels`."""
+    half = ops.q.dtype in (torch.float16, torch.bfloat16) and ops.k.dtype == ops.q.dtype
+    return half and not ops.masks and not ops.is_causal and ops.softcap is None and ops.factor > 0
 
 
 def _strides(name: str, tensor: Tensor) -> dict[str, int]:

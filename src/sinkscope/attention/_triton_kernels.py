@@ -9,6 +9,11 @@ Products are exact: half types go through the matrix units with float32 sums, fl
 (the default would round to TF32). Softmax is taken from logit minus maximum, not minus log-sum-exp: that
 keeps the digits of weights whose logits are large.
 
+PLAIN calls (half types, no mask, no cap, positive scale) are kept to about five instructions per logit, so
+that the exponential is the limit: `top` is then the largest q.k, without the scale, and one fused
+multiply-add gives the exponent. What it rounds, `top * scale`, is the same number in both kernels, so the
+weights do not feel it.
+
 Loads and masks are written out where they are used: each call of another jitted function makes the rest of a
 launch slower in Triton's interpreter, in which the tests run. Masks have a kind: 0 none, 1 boolean (as
 bytes), 2 additive.
@@ -20,6 +25,7 @@ import triton
 import triton.language as tl
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -33,7 +39,7 @@ def _rowlse(
     m1_row, m1_head, m1_query, m1_key,
     DIM: tl.constexpr, PAD: tl.constexpr, VDIM: tl.constexpr, VPAD: tl.constexpr,
     KIND0: tl.constexpr, KIND1: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr,
-    CAPPED: tl.constexpr,
+    CAPPED: tl.constexpr, PLAIN: tl.constexpr,
     ENTROPY: tl.constexpr, OUTPUT: tl.constexpr, WIDEN: tl.constexpr, VWIDEN: tl.constexpr,
     SPLIT: tl.constexpr, PICKED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -74,75 +80,93 @@ def _rowlse(
     if PICKED:
         picked = tl.load(only + cell).to(tl.int32)
         stop, written = stop * picked, count * picked
-    for start in range(0, stop, BN):
-        columns = start + tl.arange(0, BN)
-        ks = tl.load(
-            k + columns.to(tl.int64)[:, None] * k_token + dims[None, :] * k_dim,
-            mask=(columns[:, None] < keys) & (dims[None, :] < DIM),
-            other=0.0,
-        )
-        if WIDEN:
-            ks = ks.to(tl.float32)
-        s = tl.dot(qs, tl.trans(ks), input_precision="ieee") * scale
-        if CAPPED:  # cap * tanh(s / cap); its exponential may overflow, the result does not
-            s = cap * (1.0 - 2.0 / (tl.exp2(s * (2.0 * LOG2E / cap)) + 1.0))
-        inside = (rows[:, None] < count) & (columns[None, :] < keys)
-        if KIND0 != 0:
-            found0 = tl.load(
-                mask0 + rows.to(tl.int64)[:, None] * m0_query + columns.to(tl.int64)[None, :] * m0_key,
-                mask=inside,
-                other=0,
-            )
-            if KIND0 == 1:
-                s = tl.where(found0 != 0, s, float("-inf"))
-            else:
-                s += found0.to(tl.float32)
-        if KIND1 != 0:
-            found1 = tl.load(
-                mask1 + rows.to(tl.int64)[:, None] * m1_query + columns.to(tl.int64)[None, :] * m1_key,
-                mask=inside,
-                other=0,
-            )
-            if KIND1 == 1:
-                s = tl.where(found1 != 0, s, float("-inf"))
-            else:
-                s += found1.to(tl.float32)
-        if CAUSAL:
-            s = tl.where(columns[None, :] <= place[:, None], s, float("-inf"))
-        s = tl.where(columns[None, :] < keys, s, float("-inf"))
-        new = tl.maximum(best, tl.max(s, 1))
-        safe = tl.where(new == float("-inf"), 0.0, new)
-        moved = tl.where(best == float("-inf"), 0.0, best - safe)
-        shrink = tl.where(best == float("-inf"), 0.0, tl.exp2(moved * LOG2E))
-        centred = s - safe[:, None]
-        p = tl.exp2(centred * LOG2E)
-        if ENTROPY:
-            seen = tl.where(p > 0, centred, 0.0)
-            spread = shrink * (spread + sums * moved) + tl.sum(p * seen, 1)
-        sums = sums * shrink + tl.sum(p, 1)
-        if OUTPUT:
-            vs = tl.load(
-                v + columns.to(tl.int64)[:, None] * v_token + vdims[None, :] * v_dim,
-                mask=(columns[:, None] < keys) & (vdims[None, :] < VDIM),
+    steep = scale * LOG2E
+    whole = keys // BN * BN
+    for part in tl.static_range(0, 2):  # whole blocks of keys need no look at their end
+        for start in range(part * whole, stop if part == 1 else tl.minimum(stop, whole), BN):
+            columns = start + tl.arange(0, BN)
+            ks = tl.load(
+                k + columns.to(tl.int64)[:, None] * k_token + dims[None, :] * k_dim,
+                mask=(columns[:, None] < keys) & (dims[None, :] < DIM),
                 other=0.0,
             )
-            if VWIDEN:
-                vs = vs.to(tl.float32)
-            acc *= shrink[:, None]
-            if SPLIT:  # two half numbers hold 16 or more digits of a weight, and go through the matrix units
-                half = v.dtype.element_ty
-                high = p.to(half)
-                low = (p - high.to(tl.float32)).to(half)
-                acc += tl.dot(high.to(vs.dtype), vs, input_precision="ieee")
-                acc += tl.dot(low.to(vs.dtype), vs, input_precision="ieee")
+            if WIDEN:
+                ks = ks.to(tl.float32)
+            s = tl.dot(qs, tl.trans(ks), input_precision="ieee")
+            if not PLAIN:
+                s *= scale
+            if CAPPED:  # cap * tanh(s / cap); its exponential may overflow, the result does not
+                s = cap * (1.0 - 2.0 / (tl.exp2(s * (2.0 * LOG2E / cap)) + 1.0))
+            inside = (rows[:, None] < count) & (columns[None, :] < keys)
+            if KIND0 != 0:
+                found0 = tl.load(
+                    mask0 + rows.to(tl.int64)[:, None] * m0_query + columns.to(tl.int64)[None, :] * m0_key,
+                    mask=inside,
+                    other=0,
+                )
+                if KIND0 == 1:
+                    s = tl.where(found0 != 0, s, float("-inf"))
+                else:
+                    s += found0.to(tl.float32)
+            if KIND1 != 0:
+                found1 = tl.load(
+                    mask1 + rows.to(tl.int64)[:, None] * m1_query + columns.to(tl.int64)[None, :] * m1_key,
+                    mask=inside,
+                    other=0,
+                )
+                if KIND1 == 1:
+                    s = tl.where(found1 != 0, s, float("-inf"))
+                else:
+                    s += found1.to(tl.float32)
+            if CAUSAL:
+                s = tl.where(columns[None, :] <= place[:, None], s, float("-inf"))
+            if part == 1:
+                s = tl.where(columns[None, :] < keys, s, float("-inf"))
+            new = tl.maximum(best, tl.max(s, 1))
+            if PLAIN:  # every block holds a key of every query, so no maximum is -inf
+                centre = new * steep
+                moved = best * steep - centre
+                shrink = tl.exp2(moved)
+                centred = tl.fma(s, steep, -centre[:, None])
+                p = tl.exp2(centred)
             else:
-                acc += tl.dot(p, vs, input_precision="ieee")
-        best = new
+                safe = tl.where(new == float("-inf"), 0.0, new)
+                moved = tl.where(best == float("-inf"), 0.0, best - safe)
+                shrink = tl.where(best == float("-inf"), 0.0, tl.exp2(moved * LOG2E))
+                centred = s - safe[:, None]
+                p = tl.exp2(centred * LOG2E)
+            if ENTROPY:
+                moved = tl.where(best == float("-inf"), 0.0, moved)
+                seen = centred
+                if part == 1 or not PLAIN:  # a logit of -inf has weight 0, and 0 * inf is no number
+                    seen = tl.where(p > 0, centred, 0.0)
+                spread = shrink * (spread + sums * moved) + tl.sum(p * seen, 1)
+            sums = sums * shrink + tl.sum(p, 1)
+            if OUTPUT:
+                vs = tl.load(
+                    v + columns.to(tl.int64)[:, None] * v_token + vdims[None, :] * v_dim,
+                    mask=(columns[:, None] < keys) & (vdims[None, :] < VDIM),
+                    other=0.0,
+                )
+                if VWIDEN:
+                    vs = vs.to(tl.float32)
+                acc *= shrink[:, None]
+                if SPLIT:  # two half numbers hold 16 or more digits of a weight: fit for the matrix units
+                    half = v.dtype.element_ty
+                    high = p.to(half)
+                    low = (p - high.to(tl.float32)).to(half)
+                    acc += tl.dot(high.to(vs.dtype), vs, input_precision="ieee")
+                    acc += tl.dot(low.to(vs.dtype), vs, input_precision="ieee")
+                else:
+                    acc += tl.dot(p, vs, input_precision="ieee")
+            best = new
     at = cell.to(tl.int64) * count + rows
     tl.store(top + at, best, mask=rows < written)
     tl.store(total + at, sums, mask=rows < written)
     some = tl.where(sums == 0, 1.0, sums)
     if ENTROPY:
+        if PLAIN:
+            spread *= LN2
         tl.store(entropy + at, tl.log(some) - spread / some, mask=rows < written)
     if OUTPUT:
         inside = (rows[:, None] < written) & (vdims[None, :] < VDIM)
@@ -159,7 +183,7 @@ def _colsum(
     m1_row, m1_head, m1_query, m1_key,
     DIM: tl.constexpr, PAD: tl.constexpr, GROUPS: tl.constexpr, GPAD: tl.constexpr,
     KIND0: tl.constexpr, KIND1: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr,
-    CAPPED: tl.constexpr,
+    CAPPED: tl.constexpr, PLAIN: tl.constexpr,
     WIDEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Per key and query group: sum over queries of weight * exp(logit - largest logit of the query).
@@ -188,6 +212,7 @@ def _colsum(
     weights += cell.to(tl.int64) * GROUPS * count
     single = tl.full([BM, BN], 0.0, tl.float32)
     several = tl.full([GPAD, BN], 0.0, tl.float32)
+    steep = scale * LOG2E
     first = tl.program_id(1) * share
     begin = first
     if CAUSAL and not PLACED:  # earlier queries see none of these keys
@@ -201,7 +226,9 @@ def _colsum(
         )
         if WIDEN:
             qs = qs.to(tl.float32)
-        s = tl.dot(qs, tl.trans(ks), input_precision="ieee") * scale
+        s = tl.dot(qs, tl.trans(ks), input_precision="ieee")
+        if not PLAIN:
+            s *= scale
         if CAPPED:  # cap * tanh(s / cap); its exponential may overflow, the result does not
             s = cap * (1.0 - 2.0 / (tl.exp2(s * (2.0 * LOG2E / cap)) + 1.0))
         inside = (rows[:, None] < count) & (columns[None, :] < keys)
@@ -231,12 +258,15 @@ def _colsum(
                 place = tl.load(positions + rows, mask=rows < count, other=0)
             s = tl.where(columns[None, :] <= place[:, None], s, float("-inf"))
         best = tl.load(top + rows, mask=rows < count, other=0.0)
-        best = tl.where(best == float("-inf"), 0.0, best)
-        # Rows past the end have no maximum that bounds their logits: their weights are set, not multiplied.
-        p = tl.where(inside, tl.exp2((s - best[:, None]) * LOG2E), 0.0)
+        if PLAIN:  # rows past the end have logits of 0 and weights of 0; columns past the end are not stored
+            p = tl.exp2(tl.fma(s, steep, -(best * steep)[:, None]))
+        else:
+            best = tl.where(best == float("-inf"), 0.0, best)
+            # Rows past the end have no maximum that bounds their logits: their weights are set.
+            p = tl.where(inside, tl.exp2((s - best[:, None]) * LOG2E), 0.0)
         if GROUPS == 1:
             w = tl.load(weights + rows, mask=rows < count, other=0.0)
-            single += p * w[:, None]
+            single = tl.fma(p, tl.broadcast_to(w[:, None], [BM, BN]), single)
         else:
             for index in tl.static_range(GROUPS):
                 w = tl.load(weights + index * count + rows, mask=rows < count, other=0.0)
