@@ -31,6 +31,7 @@ from sinkscope.errors import NonFiniteError, SinkscopeError, StoreError, UsageEr
 from sinkscope.models import Edit
 from sinkscope.study import Run, Study, _video, run
 from sinkscope.study import _outputs as outputs
+from sinkscope.study._default_arms import default_arms
 from sinkscope.study._sharing import Sharing
 
 TEXTS = ("a cat", "<b>a</b>", "x y z")
@@ -49,6 +50,8 @@ def study_of(case: str, **changes: Any) -> Study:
     late = Edit(sk.TopMass(keys_per_head=1), kind=kind, steps=[1])
     arms = {"null": sink.control("null"), "sink": sink, "random": sink.control("count"), "late": late}
     given: dict[str, Any] = {"model": "tiny", "prompts": TEXTS, "arms": arms, "metrics": METRICS}
+    if case == "by turns":
+        given["observe"] = {"kind": "all"}
     given |= {"steps": 2, "height": height, "width": width, "frames": frames, "batch": 2, "draws": 200}
     return Study(**{**given, **changes})
 
@@ -181,6 +184,22 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert made.record["shared"]["units_at_once"] == {"00000": 1}
     assert {size for arm, size in limit.sizes if arm == "sink"} == {1}
     assert all(len(made.videos(arm)) == 3 for arm in made.plan.arms)
+
+
+def test_attention_over_time_is_watched_and_edited_where_it_is_named(
+    pipes: Mapping[str, Any], tmp_path: Path
+) -> None:
+    pipe = pipes["by turns"]
+    kinds = {site.layer: site.kind for site in sk.sites(pipe) if site.layer is not None}
+    assert "temporal" in kinds.values() and {"self", "cross"} & set(kinds.values())
+    changes: dict[str, Any] = {"metrics": (), "arms": {}, "prompts": TEXTS[:1], "observe": {"units": 1}}
+    made = run(study_of("by turns", **changes), tmp_path / "run", pipe=pipe, progress=False)
+    layers = made.record["resolved"]["observe"]["layers"]
+    assert layers == sorted(layer for layer, kind in kinds.items() if kind != "temporal")
+    assert set(made.traces()["layer"]) == set(layers)
+    assert not [arm for arm in default_arms(sk.sites(pipe)) if arm.startswith("temporal")]
+    only = [site for site in sk.sites(pipe) if site.kind == "temporal"]
+    assert "temporal_sink_1" in default_arms(only)
 
 
 # ---- scoring

@@ -17,7 +17,8 @@ def default_arms(
     """Null, sink and count-matched random arms.
 
     Models with joint attention get one set of arms over their joint sites; others one set for each kind of
-    site they have, named by it ("self_sink_1", "cross_sink_1").
+    site they have, named by it ("self_sink_1", "cross_sink_1"). Attention over time, whose receipts have a
+    row for each place of the picture, is left to studies that name it, unless there is no other.
 
     Args:
         sites: The model's sites, as from `sinkscope.sites`.
@@ -31,6 +32,7 @@ def default_arms(
     found = [kind for kind in KINDS if kind in kinds]
     if not found:
         raise NoMatchError("The model has no softmax attention in its blocks, so there is nothing to edit.")
+    found = [kind for kind in found if kind != "temporal"] or found
     joint = "joint" in found
     chosen = None if layers is None else tuple(layers)
     arms: dict[str, Edit] = {}

@@ -93,12 +93,25 @@ def _observed(pipe: Any, study: Study, small: bool) -> dict[str, Any] | None:
         return None
     kind = plan.kind or default_kind(pipe)
     layers = list(plan.layers) if plan.layers is not None else None
-    if layers is None and not small:
-        known = sorted({site.layer for site in sites(pipe) if site.layer is not None})
-        layers = sorted({known[round(part * (len(known) - 1))] for part in (0.25, 0.5, 0.75)})
+    if layers is None:
+        layers = _own_layers(pipe, small, every=plan.kind is not None)
     resolve_sites(pipe, layers=layers, kind=kind)
     units = plan.units if plan.units is not None or small else LARGE_MODEL_UNITS
     return {**plan.to_dict(), "layers": layers, "kind": kind, "units": units}
+
+
+def _own_layers(pipe: Any, small: bool, *, every: bool) -> list[int] | None:
+    """Layers to watch where the study names none; None for all of them.
+
+    Layers that attend over time only are left out unless the study names a kind: their tables would have a
+    row for each place of the picture.
+    """
+    kinds = [(site.layer, site.kind) for site in sites(pipe) if site.layer is not None]
+    usual = [layer for layer, kind in kinds if every or kind != "temporal"]
+    known = sorted(set(usual or [layer for layer, _ in kinds]))
+    if small:
+        return None if set(known) == {layer for layer, _ in kinds} else known
+    return sorted({known[round(part * (len(known) - 1))] for part in (0.25, 0.5, 0.75)})
 
 
 def default_kind(pipe: Any) -> str | None:
