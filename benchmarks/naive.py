@@ -2,8 +2,9 @@
 
 The loop does what the paper's scripts do: one image at a time, text encoders every time, the whole softmax
 matrix of every call, built again after the edit, a dump of what was chosen, and a baseline of its own for
-every budget. Both start from the same noise and write PNG; the model is loaded before the clock starts, and
-nothing is scored.
+every budget. Its model is loaded before the clock starts. The study is run as users run it: the model by its
+name, with as many worker processes as the tool chooses, and their start is on its clock. Both start from the
+same noise and write PNG; nothing is scored.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-from _table import interleaved, machine
+from _table import Clock, machine
 from diffusers.models import attention_processor
 from torch import Tensor
 
 import sinkscope as sk
-from sinkscope.study import make_plan
+from sinkscope.study import _machine, make_plan
+from sinkscope.study._team import Work, automatic
 from sinkscope.study.demo import demo
 
 BAR = 3.0
@@ -91,7 +93,8 @@ def conditions(study: sk.Study) -> list[str]:
 
 
 def plain(pipe: Any, study: sk.Study, units: Any) -> None:
-    """The floor: the bare pipeline in batches of 8, once per arm but null; nothing measured or kept."""
+    """A floor for one process: the bare pipeline in batches of 8, once per arm but null; nothing measured or
+    kept."""
     for _ in study.arm_names[1:]:
         for start in range(0, len(units), 8):
             some = units[start : start + 8]
@@ -101,16 +104,18 @@ def plain(pipe: Any, study: sk.Study, units: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     pipe = sk.load("shapes")
+    pipe.set_progress_bar_config(disable=True)
     records = sk.prompts.load("shapes", n=args.prompts)
     study = replace(demo(), prompts=tuple(records), n_prompts=None, steps=args.steps, metrics=(), margins={})
     units = make_plan(study, records, 1).units
+    used: dict[str, int] = {}
 
     def fresh(work: Callable[[Path], object]) -> Callable[[], None]:
         def run() -> None:
@@ -122,16 +127,31 @@ def main() -> None:
 
         return run
 
+    def whole(folder: Path) -> None:
+        used["threads"] = sk.run(study, folder, progress=False).record["resolved"]["threads"]
+
     ways = {
         "naive loop": fresh(lambda folder: naive(pipe, study, units, folder)),
-        "study": fresh(lambda folder: sk.run(study, folder, pipe=pipe, progress=False)),
+        "study": fresh(whole),
         "no overhead at all": lambda: plain(pipe, study, units),
     }
-    clocks = interleaved(ways, args.rounds)
+    # A warm-up of one prompt; the study's workers are new each time, as a user's are.
+    fresh(lambda folder: naive(pipe, study, units[:1], folder))()
+    plain(pipe, study, units[:1])
+    clocks = {name: Clock() for name in ways}
+    for _ in range(args.rounds):
+        for name, work in ways.items():
+            clocks[name].time(work)
     each = len(units)
+    workers = automatic(
+        Work.whole(study, each), parameters=0, cores=_machine.cores(), memory=_machine.free_memory()
+    )
+    rounds = "one round" if args.rounds == 1 else f"medians of {args.rounds} rounds"
     print(
         f"The demo study with {args.prompts} prompts, {len(study.arm_names)} arms, {args.steps} steps, "
-        f"medians of {args.rounds} rounds. {machine(args.threads)}.\n"
+        f"{rounds}. {machine(args.threads)}. The study uses {counted(workers, 'process')} of "
+        f"{counted(used['threads'], 'thread')}, as it chooses by itself, and their start is in its time; the "
+        f"others one process of {counted(args.threads, 'thread')}.\n"
     )
     print("| way | processor s per prompt | wall s per prompt |\n| --- | --- | --- |")
     times = {name: clock.median() for name, clock in clocks.items()}
@@ -140,6 +160,11 @@ def main() -> None:
     for name, bar in (("study", f" (bar {BAR:g})"), ("no overhead at all", "")):
         cpu, wall = (slow / fast for slow, fast in zip(times["naive loop"], times[name], strict=True))
         print(f"| {name}: times as fast{bar} | {cpu:.2f} | {wall:.2f} |")
+
+
+def counted(count: int, word: str) -> str:
+    """ "1 process", "2 processes"."""
+    return f"{count} {word}" + ("" if count == 1 else "es" if word.endswith("s") else "s")
 
 
 if __name__ == "__main__":
