@@ -388,10 +388,14 @@ def test_what_a_pipeline_may_return() -> None:
     good[0, 1] = 0.5
     (video,) = painting.paint(Makes(list(good)), study, units)
     assert video.dtype == np.uint8 and video[1].max() == 128 and video[0].max() == 0
+    bytes_already = (good * 255).astype(np.uint8)
+    assert np.array_equal(painting.paint(Makes(bytes_already), study, units)[0], bytes_already[0])
     for frames, words in (
         (None, "without one video per prompt .in frames. for 1 prompts at once.*use batch=1"),
         (good[[0, 0]], "without one video per prompt"),
         (good[:, :, :, :, :2], r"a video of shape \(2, 4, 4, 2\) for unit 'p0000-s0'"),
+        (good * 4 - 1, "numbers from -1 to 1: expected 0 to 1"),
+        (good * 300, "numbers from 0 to 150: expected 0 to 1"),
         (good[:, :1], "made 1 frames where frames=2 was asked for. Use frames=1"),
     ):
         with pytest.raises(UsageError, match=words):

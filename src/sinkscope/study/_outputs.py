@@ -176,8 +176,21 @@ def videos_of(pipe: Any, result: Any, units: Sequence[Unit], frames: int | None)
                 "Half precision may overflow here: load the pipeline in float32 or bfloat16, or weaken the "
                 "edit."
             )
-        videos.append((pixels * 255).round().astype(np.uint8))
+        videos.append(_bytes_of(pixels, name))
     return videos
+
+
+def _bytes_of(pixels: NDArray[Any], name: str) -> Frames:
+    """Frames as 8-bit numbers; those of a pipeline go from 0 to 1, or are 8-bit numbers already."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < -0.001 or high > 1.001:
+        raise UsageError(
+            f"{name} returned frames with numbers from {low:.3g} to {high:.3g}: expected 0 to 1 for "
+            "output_type='np'."
+        )
+    return (pixels * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def to_bytes(output: Output) -> bytes:
