@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,26 @@ from typing import Any
 import pytest
 import torch
 from tests.study.small import SINK, tiny_study
+from tests.tiny import tiny_sd3
 from torch import Tensor
 
+import sinkscope.study._pipeline as painting
 from sinkscope.attention import Mask, SelectionContext, Selector, Within, _backends, _selectors
 from sinkscope.errors import UsageError
 from sinkscope.models import Edit
-from sinkscope.study import _machine, make_plan, resolve_prompts, run
+from sinkscope.study import (
+    Arm,
+    Run,
+    Study,
+    _complete,
+    _generate,
+    _machine,
+    _team,
+    make_plan,
+    resolve_prompts,
+    run,
+)
+from sinkscope.study._store import Store
 from sinkscope.study._team import PAYS, ROOM, Work, asked, automatic, computing_with, only_here, threads_each
 from sinkscope.study.demo import demo
 
@@ -68,8 +82,6 @@ def test_the_demo_is_worth_workers_and_the_quick_one_is_not() -> None:
 
 
 def test_what_is_left_is_counted_with_each_arm_s_own_steps() -> None:
-    from sinkscope.study import Arm
-
     study = tiny_study(arms={"sink": SINK, "more": Arm(steps=7)}, margins={}, metrics=())
     plan = make_plan(study, resolve_prompts(study), 2)
     tasks = list(plan.tasks())
@@ -138,6 +150,100 @@ def test_no_gpu_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="'cuda:0' is not there; this machine has no CUDA device"):
         run(tiny_study(), tmp_path / "run", device="cuda:0,cuda:1")
+
+
+# ---- what is decided before anybody works
+
+
+class Together(Exception):
+    """In place of starting workers."""
+
+
+class Alone(Exception):
+    """In place of generating in this process."""
+
+
+@pytest.fixture
+def decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cores, any work is enough, and nothing is generated."""
+
+    def together(*arguments: Any, **_: Any) -> None:
+        raise Together(arguments[4], arguments[5])
+
+    def alone(*_: Any, **__: Any) -> None:
+        raise Alone
+
+    monkeypatch.setattr(_complete, "_together", together)
+    monkeypatch.setattr(_complete, "_load", lambda *_: tiny_sd3())
+    monkeypatch.setattr(_generate, "generate", alone)
+    monkeypatch.setattr(_team, "PAYS", 1)
+    monkeypatch.setattr(_machine, "cores", lambda: 2)
+
+
+def test_workers_are_started_unasked_for_a_small_model(decided: None, tmp_path: Path) -> None:
+    study = Study(model="shapes", prompts="shapes", n_prompts=17, steps=2, metrics=())
+    with pytest.raises(Together) as told:
+        run(study, tmp_path / "named", progress=False)
+    assert told.value.args == (("cpu", "cpu"), None)
+    with pytest.raises(Together) as told:
+        run(tiny_study(), tmp_path / "loaded", progress=False)
+    places, made = told.value.args
+    assert places == ("cpu", "cpu")
+    assert made["resolved"]["batch"] == 2  # settled by the process that had to load it to know its size
+    with pytest.raises(Together) as told:
+        run(tiny_study(), tmp_path / "asked", progress=False, workers=3)
+    assert told.value.args == (("cpu",) * 3, None)
+
+
+@pytest.mark.parametrize("why", ["pipe", "asked", "one batch", "made here", "gpu"])
+def test_one_process_is_kept_to(
+    decided: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    changes: dict[str, Any] = {"batch": 5} if why == "one batch" else {}
+    options = {"pipe": {"pipe": tiny_sd3()}, "asked": {"workers": 1}, "gpu": {"device": "cuda"}}.get(why, {})
+    if why == "made here":
+        monkeypatch.setattr(_team, "only_here", lambda _: "the selector Mine of arm 'mine'")
+    with pytest.raises(Alone):
+        run(tiny_study(**changes), tmp_path / "run", progress=False, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(1, Together), (2, Alone), (None, Together)])
+def test_a_resumed_run_shares_the_cores_by_its_threads(
+    decided: None, copy: Run, threads: int | None, expected: type[Exception]
+) -> None:
+    _record_threads(copy.folder, threads)
+    for unit in ("p0000-s0", "p0004-s0"):  # of two batches
+        (copy.folder / "units" / "sink_1" / f"{unit}.png").unlink()
+    with pytest.raises(expected):
+        run(tiny_study(), copy.folder, progress=False)
+
+
+@pytest.mark.parametrize("threads", [3, None])
+def test_a_resumed_run_computes_with_the_recorded_number_of_threads(
+    copy: Run, again: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, threads: int | None
+) -> None:
+    before, used, paint = torch.get_num_threads(), set(), painting.paint
+
+    def watch(*arguments: Any) -> Any:
+        used.add(torch.get_num_threads())
+        return paint(*arguments)
+
+    _record_threads(copy.folder, threads)
+    (copy.folder / "units" / "sink_1" / "p0000-s0.png").unlink()
+    monkeypatch.setattr(painting, "paint", watch)
+    assert again(copy.folder).record["resolved"].get("threads") == threads
+    assert used == {threads or before}
+    assert torch.get_num_threads() == before
+
+
+def _record_threads(folder: Path, threads: int | None) -> None:
+    store = Store(folder)
+    record = store.record()
+    assert record is not None
+    record["resolved"].pop("threads")
+    if threads is not None:
+        record["resolved"]["threads"] = threads
+    store.write_record(record)
 
 
 # ---- what cannot leave a process

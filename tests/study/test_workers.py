@@ -21,7 +21,16 @@ import sinkscope.study._crew as crews
 from sinkscope.attention import TopMass, _backends, use_backend
 from sinkscope.errors import MissingWeightsError, NoMatchError, SinkscopeError
 from sinkscope.models import Edit
-from sinkscope.study import Run, Study, _complete, _generate, _prepare, _torch_settings, _worker, run
+from sinkscope.study import (
+    Run,
+    Study,
+    _complete,
+    _generate,
+    _prepare,
+    _torch_settings,
+    _worker,
+    run,
+)
 from sinkscope.study._plan import make_plan
 from sinkscope.study._store import Store
 
