@@ -163,7 +163,9 @@ class Plan:
         """Rows of the branch the edit is limited to; not those whose queries are all padding, such as texts
         of a batch that have ended."""
         branch, padding = self.edit.branch, call.query_segments.get(PADDING)
-        idle = [False] * len(call.rows) if padding is None else padding.all(-1).tolist()
+        # Where rows are alike, one mask stands for all of them.
+        ended = None if padding is None else padding.all(-1).expand(len(call.rows))
+        idle = [False] * len(call.rows) if ended is None else ended.tolist()
         return [
             row for row, info in enumerate(call.rows) if branch in ("both", info.branch) and not idle[row]
         ]
