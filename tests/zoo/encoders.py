@@ -153,3 +153,33 @@ def seeded(make: Any, *args: Any) -> Any:
     """Build something whose random weights depend on nothing."""
     torch.manual_seed(0)
     return make(*args)
+
+
+def qwen_vl3(tokenizer: Any, layers: int = 2) -> Any:
+    """Text encoder of Krea 2, Ideogram 4 and Qwen-Image 2.1; older versions of transformers have none."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 1e4}
+    text = {**_sizes(tokenizer), "num_hidden_layers": layers, "head_dim": 8, "rope_parameters": rope}
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0],
+    }
+    marks = dict.fromkeys(
+        ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id"), len(tokenizer)
+    )
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **marks)
+    return Qwen3VLForConditionalGeneration(config).eval()
+
+
+def smollm3(tokenizer: Any) -> Any:
+    """Text encoder of Bria Fibo."""
+    from transformers import SmolLM3Config, SmolLM3ForCausalLM
+
+    marks = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "eos_token_id": None}
+    return SmolLM3ForCausalLM(SmolLM3Config(**_sizes(tokenizer), **marks)).eval()

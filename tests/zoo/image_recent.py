@@ -96,18 +96,6 @@ def krea2() -> nn.Module:
     )
 
 
-def run_krea2(model: nn.Module) -> Tensor:
-    """One forward pass for two rows, the text of the second one shorter."""
-    return _call(
-        model,
-        hidden_states=_noise(2, 16, 16),
-        encoder_hidden_states=_noise(2, TEXT, 3, 16),
-        timestep=torch.ones(2),
-        position_ids=torch.cat([torch.zeros(TEXT, 3), _ids(4, 4)]),
-        encoder_attention_mask=PADDED.bool(),
-    )
-
-
 def glm_image() -> nn.Module:
     """GLM-Image: the glyphs of the text, then the image that an autoregressive model sketched."""
     return _ready(
@@ -137,66 +125,43 @@ def run_glm_image(model: nn.Module, **more: Any) -> Tensor:
         timestep=torch.ones(2),
         target_size=size,
         crop_coords=torch.zeros(2, 2),
-        attention_mask=PADDED,
-        **more,
+        **{"attention_mask": PADDED, **more},
     )
 
 
-def ideogram4() -> nn.Module:
+def ideogram4(**changes: Any) -> nn.Module:
     """Ideogram 4: padding, text and image share one sequence."""
     return _ready(
         diffusers.Ideogram4Transformer2DModel,
-        in_channels=16,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        intermediate_size=16,
-        adaln_dim=8,
-        llm_features_dim=16,
-        mrope_section=(4, 2, 2),
+        **{
+            "in_channels": 16,
+            "num_layers": 2,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+            "adaln_dim": 8,
+            "llm_features_dim": 16,
+            "mrope_section": (4, 2, 2),
+            **changes,
+        },
     )
 
 
-def run_ideogram4(model: nn.Module) -> Tensor:
-    """One forward pass for two rows, the text of the second one shorter and padded on the left."""
-    roles = torch.tensor([[3] * TEXT + [2] * 16, [0] * 2 + [3] * (TEXT - 2) + [2] * 16])
-    places = torch.cat([torch.arange(TEXT)[:, None].expand(TEXT, 3), 65536 + _ids(4, 4).long()])
-    return _call(
-        model,
-        hidden_states=_noise(2, TEXT + 16, 16),
-        timestep=torch.full((2,), 0.5),
-        encoder_hidden_states=_noise(2, TEXT + 16, 16),
-        position_ids=places.expand(2, -1, 3),
-        segment_ids=torch.where(roles == 0, -1, 1),
-        indicator=roles,
-    )
-
-
-def fibo() -> nn.Module:
+def fibo(**changes: Any) -> nn.Module:
     """Bria Fibo: FLUX whose text takes a layer of its encoder anew in every block."""
     return _ready(
         diffusers.BriaFiboTransformer2DModel,
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        text_encoder_dim=8,
-        axes_dims_rope=[4, 4, 8],
-    )
-
-
-def run_fibo(model: nn.Module) -> Tensor:
-    """One forward pass for two rows."""
-    return _call(
-        model,
-        hidden_states=_noise(2, 16, 16),
-        encoder_hidden_states=_noise(2, TEXT, 16),
-        text_encoder_layers=[_noise(2, TEXT, 8), _noise(2, TEXT, 8)],
-        timestep=torch.ones(2),
-        img_ids=_ids(4, 4),
-        txt_ids=torch.zeros(TEXT, 3),
+        **{
+            "in_channels": 16,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 16,
+            "text_encoder_dim": 8,
+            "axes_dims_rope": [4, 4, 8],
+            **changes,
+        },
     )
 
 
@@ -366,30 +331,22 @@ def run_joyimage_plus(model: nn.Module) -> Tensor:
     )
 
 
-def kandinsky3() -> nn.Module:
+def kandinsky3(**changes: Any) -> nn.Module:
     """Kandinsky 3: the pooled text asks the text first; self-attention comes first on the way down, last on
     the way up."""
     return _ready(
         diffusers.Kandinsky3UNet,
-        in_channels=4,
-        time_embedding_dim=8,
-        groups=2,
-        attention_head_dim=4,
-        layers_per_block=2,
-        block_out_channels=(8, 8),
-        cross_attention_dim=8,
-        encoder_hid_dim=16,
-    )
-
-
-def run_kandinsky3(model: nn.Module) -> Tensor:
-    """One forward pass for two rows, the text of the second one shorter."""
-    return _call(
-        model,
-        sample=_noise(2, 4, 8, 8),
-        timestep=torch.ones(2),
-        encoder_hidden_states=_noise(2, TEXT, 16),
-        encoder_attention_mask=PADDED.float(),
+        **{
+            "in_channels": 4,
+            "time_embedding_dim": 8,
+            "groups": 2,
+            "attention_head_dim": 4,
+            "layers_per_block": 2,
+            "block_out_channels": (8, 8),
+            "cross_attention_dim": 8,
+            "encoder_hid_dim": 16,
+            **changes,
+        },
     )
 
 

@@ -3,12 +3,71 @@
 from __future__ import annotations
 
 from . import image_recent as bare
-from .images import _bare
+from . import image_recent_pipelines as pipelines
+from .images import _SEPARATE, _bare, _pipe
 from .specimen import Specimen
 
 _REFERENCE = {"finer": {"reference": "image"}}
 
 RECENT_IMAGES: tuple[Specimen, ...] = (
+    _pipe(
+        "krea2",
+        "Krea 2",
+        pipelines.krea2,
+        {"max_sequence_length": 40},
+        needs=("Krea2Pipeline",),
+        roles=(("content", 5), ("pad", 22), ("eos", 1), ("template", 12)),
+        segments=("text", "image", "text_layer"),
+        finer={"text_layer": "text"},
+        off={"guidance_scale": 0.0, "num_images_per_prompt": 2},
+        schedulers=("flow unipc",),
+        **_SEPARATE,
+    ),
+    _pipe(
+        "qwen-image-21",
+        "Qwen-Image 2.1",
+        pipelines.qwen_image21,
+        {"negative_prompt": "x", "true_cfg_scale": 4.0, "height": 64, "width": 64},
+        two={"prompt": ["a cat", "an owl"], "negative_prompt": ["x", "x"]},
+        needs=("QwenImage21Pipeline",),
+        roles=(("template", 6), ("content", 5), ("eos", 1), ("template", 12)),
+        segments=("text", "image"),
+        off={"true_cfg_scale": 1.0, "num_images_per_prompt": 2},
+        schedulers=("flow unipc",),
+        **_SEPARATE,
+    ),
+    _pipe(
+        "ideogram4",
+        "Ideogram 4",
+        pipelines.ideogram4,
+        {"max_sequence_length": 32, "guidance_scale": 3.0, "guidance_schedule": None},
+        needs=("Ideogram4Pipeline",),
+        roles=(("template", 6), ("content", 5), ("eos", 1), ("template", 11)),
+        segments=("padding", "text", "image"),
+        off=None,
+        unguided_text=False,
+        **_SEPARATE,
+    ),
+    _pipe(
+        "fibo",
+        "Bria Fibo",
+        pipelines.fibo,
+        {"negative_prompt": "x", "height": 64, "width": 64},
+        needs=("BriaFiboPipeline",),
+        roles=(("content", 5),),
+        segments=("text", "image"),
+        guidance="one batch",
+    ),
+    _pipe(
+        "kandinsky3",
+        "Kandinsky 3",
+        pipelines.kandinsky3,
+        {"height": 64, "width": 64},
+        roles=(("content", 6), ("eos", 1), ("pad", 1)),
+        finer={"pooled": "text"},
+        guidance="one batch",
+        schedulers=("euler", "ddim"),
+    ),
     _bare(
         "flux3",
         "FLUX.3",
@@ -19,8 +78,8 @@ RECENT_IMAGES: tuple[Specimen, ...] = (
         names={"image_cond_hidden_states": "reference"},
     ),
     _bare(
-        "qwen-image-21",
-        "Qwen-Image 2.1",
+        "qwen-image-21-edit",
+        "Qwen-Image 2.1 (editing)",
         bare.qwen_image21,
         bare.run_qwen_image21,
         needs=("QwenImage21Transformer2DModel",),
@@ -28,26 +87,8 @@ RECENT_IMAGES: tuple[Specimen, ...] = (
         **_REFERENCE,
     ),
     _bare(
-        "krea2",
-        "Krea 2",
-        bare.krea2,
-        bare.run_krea2,
-        needs=("Krea2Transformer2DModel",),
-        segments=("text", "image", "text_layer"),
-        finer={"text_layer": "text"},
-    ),
-    _bare(
         "glm-image", "GLM-Image", bare.glm_image, bare.run_glm_image, needs=("GlmImageTransformer2DModel",)
     ),
-    _bare(
-        "ideogram4",
-        "Ideogram 4",
-        bare.ideogram4,
-        bare.run_ideogram4,
-        needs=("Ideogram4Transformer2DModel",),
-        segments=("padding", "text", "image"),
-    ),
-    _bare("fibo", "Bria Fibo", bare.fibo, bare.run_fibo, needs=("BriaFiboTransformer2DModel",)),
     _bare(
         "fibo2",
         "Bria Fibo 2",
@@ -92,7 +133,6 @@ RECENT_IMAGES: tuple[Specimen, ...] = (
         grid=False,
         finer={"reference": "image", "padding": "image"},
     ),
-    _bare("kandinsky3", "Kandinsky 3", bare.kandinsky3, bare.run_kandinsky3, finer={"pooled": "text"}),
     _bare(
         "prior",
         "Kandinsky 2 and unCLIP (prior)",

@@ -34,6 +34,8 @@ class Specimen:
     guidance: Guidance = "none"
     order: tuple[str, str] = ("uncond", "cond")
     """Branches in the order in which they are computed."""
+    unguided_text: bool = True
+    """Whether the side of guidance without a prompt has text tokens too."""
     segments: tuple[str, ...] = ("image", "text")
     """Names of the key segments that exist somewhere in the model, parts of the prompt (begin mark, words,
     padding) left out. For `sinkscope sites --families` and the README's table."""

@@ -12,7 +12,9 @@ from torch import nn
 
 from ..errors import UnsupportedAttentionError, UsageError
 
-DENOISERS = ("transformer", "transformer_2", "unet", "prior", "denoiser")
+UNGUIDED = "unconditional_transformer"
+"""Component name of a denoiser that makes the side of guidance without a prompt (Ideogram 4)."""
+DENOISERS = ("transformer", "transformer_2", UNGUIDED, "unet", "prior", "denoiser")
 """Component names under which diffusers pipelines keep the network that is called once per step."""
 
 # The blocks of LLaDA's own code call the kernel themselves.

@@ -7,6 +7,7 @@ input shape. Where neither tells, a segment is absent: nothing is guessed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from .families import Family, family_of
 
 VISUAL = ("image", "video")
 """Segments whose tokens have a place in a picture."""
+_NUMBERS = re.compile(r"\d+(?=\.)")
 _ROLES = {"bos": "bos", "content": "content", "padding": "pad"}
 """Segments of the text that are the tokens of one role."""
 
@@ -69,10 +71,13 @@ class Layout:
     def _place(self, call: AttentionCall, evaluation: Evaluation) -> tuple[Any, ...]:
         """What calls of one forward pass have in common that are laid out alike."""
         shape = (call.q.shape[0], call.q.shape[2], call.k.shape[2])
-        if self.families[evaluation.part] is None:
+        family = self.families[evaluation.part]
+        if family is None:
             return ("spans", call.site.key, *shape)
-        stack = local_name(call, evaluation).partition(".")[0]
-        return ("spans", stack, call.site.kind, call.site.index, *shape)
+        # Streams of the same length may have attention of their own in one block.
+        name = local_name(call, evaluation)
+        alike = name if family.by_block else _NUMBERS.sub("", name)
+        return ("spans", alike, call.site.kind, call.site.index, *shape)
 
     def _kept(self, evaluation: Evaluation) -> dict[Any, Any]:
         """Where masks and tokens are remembered: for the whole generation, unless they were probed in this

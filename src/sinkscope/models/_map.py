@@ -12,7 +12,7 @@ import inspect
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import UnsupportedAttentionError
 from ._call import AttentionCall, Kind, RowInfo, Site
 from ._coverage import SOFTMAX, uncovered
-from ._denoiser import clean, looks_like_attention
+from ._denoiser import UNGUIDED, clean, looks_like_attention
 from ._eager import adapt, eager_attention
 from ._frames import Frames
 from ._issue import SDPA, call_arguments
@@ -162,7 +162,9 @@ def _map_part(
         return told(calls=None, flops=None, refused=str(error), why=str(error))
     walk, why = None, None
     try:
-        for inputs in candidates(root, size.latent):
+        # The side of guidance without a prompt has no text.
+        latent = replace(size.latent, text=0) if part == UNGUIDED else size.latent
+        for inputs in candidates(root, latent):
             try:
                 walk = _walk(bones, part, root, {site.name: site for site in sites}, inputs)
                 break

@@ -34,7 +34,7 @@ _TEXT = re.compile(
     r"|text_encoder_layers"
 )
 _SEED = 7_305_661_024_885
-_NOT_STREAMS = ("_ids", "mask", "rotary_emb", "rope", "pos_embed")
+_NOT_STREAMS = ("_ids", "mask", "rotary_emb", "rope", "pos_embed", "coords")
 
 
 class Labels(NamedTuple):

@@ -42,7 +42,8 @@ class Prompts:
     ids: dict[str, list[Captured]] = field(default_factory=dict)
     """Encoder name to its calls: first the prompt, then the negative prompt."""
     positive: Any = None
-    """Prompt embeddings `[row, position, feature]`, or a list of `[position, feature]`."""
+    """Prompt embeddings `[row, position, feature]`, with layers of the encoder before the features in some
+    models, or a list of `[position, feature]`."""
     negative: Any = None
     encoders: set[str] = field(default_factory=set)
     """Encoders that have read the prompt."""
@@ -65,7 +66,7 @@ class Prompts:
         """Side of each of `count` rows of the denoiser's input, told by the embedding it equals; None if some
         row equals neither or both."""
         for name, value in inputs.items():
-            rows = value.dim() == 3 if isinstance(value, Tensor) else isinstance(value, list)
+            rows = value.dim() in (3, 4) if isinstance(value, Tensor) else isinstance(value, list)
             if not rows or len(value) != count or self.positive is None:
                 continue
             told = self._told(name, value)
@@ -97,7 +98,7 @@ class Prompts:
     def side(self, inputs: dict[str, Any], rows: slice) -> Branch | None:
         """Which side's embeddings some rows of the denoiser's input equal; None if neither or both."""
         for value in inputs.values():
-            if not isinstance(value, Tensor) or not isinstance(self.positive, Tensor) or value.dim() != 3:
+            if not isinstance(value, Tensor) or not isinstance(self.positive, Tensor) or value.dim() < 3:
                 continue
             cond, uncond = _equal(value[rows], self.positive), _equal(value[rows], self.negative)
             if cond != uncond:
@@ -112,7 +113,7 @@ class Prompts:
 
 def _among(row: Any, side: Any) -> bool:
     """Whether one row's embedding is one of a side's."""
-    if not isinstance(row, Tensor) or row.dim() != 2 or side is None:
+    if not isinstance(row, Tensor) or row.dim() not in (2, 3) or side is None:
         return False
     return any(_equal(row, other) for other in side)
 
@@ -133,6 +134,7 @@ class PromptBook:
         self._texts: list[Any] = []
         self._running: set[str] = set()
         self._unsaid = False
+        self._inside = 0
 
     def install(self, stack: ExitStack) -> None:
         """Listen until `stack` closes. A bare module has nothing to listen to."""
@@ -144,6 +146,11 @@ class PromptBook:
         for name, encoder in text_encoders(self.pipe).items():
             hook = functools.partial(self._on_encoder, name)
             stack.callback(encoder.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            stack.callback(encoder.register_forward_hook(self._behind_encoder, always_call=True).remove)
+            embed = _word_embeddings(encoder)
+            if embed is not None:
+                hook = functools.partial(self._on_words, name)
+                stack.callback(embed.register_forward_pre_hook(hook).remove)
         if callable(getattr(self.pipe, "encode_prompt", None)):
             stack.callback(wrap(self.pipe, "encode_prompt", self._on_encode))
 
@@ -161,9 +168,18 @@ class PromptBook:
     def _on_encoder(
         self, name: str, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        self._inside += threading.get_ident() == self._thread
         found = encoder_input(args, kwargs)
         if found is not None:
             self.note(name, *found)
+
+    def _behind_encoder(self, encoder: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._inside = max(0, self._inside - (threading.get_ident() == self._thread))
+
+    def _on_words(self, name: str, embed: nn.Module, args: tuple[Any, ...]) -> None:
+        """Some pipelines run the parts of their encoder one by one (Ideogram 4)."""
+        if not self._inside and args and isinstance(args[0], Tensor) and args[0].dim() == 2:
+            self.note(name, args[0].detach().cpu(), None)
 
     def note(self, encoder: str, ids: Tensor, mask: Tensor | None) -> None:
         """Write down what a text encoder was given in this thread."""
@@ -191,7 +207,7 @@ class PromptBook:
             used, self._running = self._running, outside
             self._texts = outer
         prompts = self._open()
-        sides = list(_embeddings(result))
+        sides = list(_embeddings(result)) or list(_embeddings(result, axes=4))
         # The same prompt, read by another encoder (Hunyuan-DiT).
         again = prompts.positive is not None and used and not used & prompts.encoders
         prompts.encoders |= used
@@ -224,6 +240,15 @@ def announce(pipe: Any, encoder: str, ids: Tensor, mask: Tensor | None) -> None:
     for book in tuple(_open_books):
         if book.pipe is pipe:
             book.note(encoder, ids, mask)
+
+
+def _word_embeddings(encoder: nn.Module) -> nn.Module | None:
+    """The table of word embeddings of a text encoder of transformers."""
+    try:
+        found = encoder.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    return found if isinstance(found, nn.Module) else None
 
 
 def encoder_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None] | None:
@@ -278,11 +303,12 @@ def _texts_of_rows(written: list[Any], rows: int) -> tuple[tuple[str, ...], ...]
     return tuple(found)
 
 
-def _embeddings(result: Any) -> Iterator[Any]:
-    """Per-token embeddings among what `encode_prompt` returned: three axes, floats, more than coordinates."""
+def _embeddings(result: Any, axes: int = 3) -> Iterator[Any]:
+    """Per-token embeddings among what `encode_prompt` returned: three axes (four where there are several layers
+    of each), floats, more than coordinates."""
     for value in result if isinstance(result, (tuple, list)) else (result,):
         if isinstance(value, Tensor):
-            if value.dim() == 3 and value.is_floating_point() and value.shape[2] > 4:
+            if value.dim() == axes and value.is_floating_point() and value.shape[-1] > 4:
                 yield value
         elif (
             isinstance(value, (list, tuple))

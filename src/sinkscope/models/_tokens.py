@@ -136,6 +136,9 @@ def _padding(encoder: str) -> TextToken:
 
 def _encoder_tokens(pipe: Any, encoder: str, captured: Captured, prompt: int) -> list[TextToken]:
     tokenizer: Any = getattr(pipe, encoder.replace("text_encoder", "tokenizer"), None)
+    if not hasattr(tokenizer, "convert_ids_to_tokens"):  # some have a processor, of words and pictures
+        processor = tokenizer or getattr(pipe, encoder.replace("text_encoder", "processor"), None)
+        tokenizer = getattr(processor, "tokenizer", processor)
     ids = [int(i) for i in captured.ids[prompt]]
     mask = None if captured.mask is None else [bool(keep) for keep in captured.mask[prompt]]
     texts = captured.texts[prompt] if captured.texts else ()

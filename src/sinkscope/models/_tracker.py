@@ -19,12 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from ._call import AttentionCall, Branch, RowInfo
-from ._denoiser import forward_inputs
+from ._denoiser import UNGUIDED, forward_inputs
 from ._patch import wrap
 from ._prompts import Prompts
 from .families import family_of
 
 _TIMESTEPS = ("timestep", "timesteps", "t", "time")
+_SIDES: dict[str | None, Branch] = {
+    "cond": "cond",
+    "uncond": "uncond",
+    "pred_cond": "cond",
+    "pred_uncond": "uncond",
+}
+"""What pipelines and guiders announce. Other predictions of a guider are not just one of the sides."""
 _LATENTS = ("hidden_states", "sample", "x", "latents", "input_ids", "inputs_embeds", "pixel_values")
 
 
@@ -74,6 +81,7 @@ class Tracker:
         self.announced: str | None = None
         self.scheduler: Any = None
         self._thread = 0
+        self._reached: int | None = None
         self._release: list[Callable[[], None]] = []
 
     def install(self, stack: ExitStack) -> None:
@@ -124,8 +132,12 @@ class Tracker:
         return call_next(*args, **kwargs)
 
     def _on_step(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        before = getattr(self.scheduler, "step_index", None)
         result = call_next(*args, **kwargs)
         if self._here():
+            if before is not None and self._reached is not None and before < self._reached:
+                self.step -= self._reached - before  # a pipeline that takes back a step (Cosmos)
+            self._reached = getattr(self.scheduler, "step_index", None)
             self.step += 1
         return result
 
@@ -138,6 +150,7 @@ class Tracker:
     def _new_generation(self) -> None:
         self.generation += self.evaluation > 0
         self.step = self.evaluation = 0
+        self._reached = None
 
     def begin(
         self,
@@ -164,7 +177,7 @@ class Tracker:
             sigma=None if by_forward else self._sigma(),
             generation=self.generation,
             evaluation=self.evaluation,
-            rows=self._rows(root, inputs, prompts),
+            rows=self._rows(part, root, inputs, prompts),
             prompts=prompts,
             config=getattr(root, "config", None),
         )
@@ -195,8 +208,12 @@ class Tracker:
 
     # ---- sides of guidance
 
-    def _rows(self, root: nn.Module, inputs: dict[str, Any], prompts: Prompts | None) -> tuple[RowInfo, ...]:
+    def _rows(
+        self, part: str, root: nn.Module, inputs: dict[str, Any], prompts: Prompts | None
+    ) -> tuple[RowInfo, ...]:
         count = _batch(inputs)
+        if UNGUIDED in self.roots:
+            return _plain(count, "uncond" if part == UNGUIDED else "cond")
         if self.bare:
             return _plain(count, "none")
         family = family_of(root)
@@ -206,8 +223,8 @@ class Tracker:
             guided = count == 2 * prompts.rows or self._guided() or prompts.negated
             both = guided and _repeats(root, inputs)
             return _halves(count, order) if both else _plain(count, "none")
-        if self.announced in ("cond", "uncond"):
-            return _plain(count, "cond" if self.announced == "cond" else "uncond")
+        if self.announced in _SIDES:
+            return _plain(count, _SIDES[self.announced])
         if prompts is None or prompts.positive is None:
             return _halves(count, order) if _repeats(root, inputs) else _plain(count, "none")
         told = prompts.sides(inputs, count)

@@ -50,6 +50,8 @@ class Family:
     spans: Callable[[AttentionCall, Evaluation], Spans | None] | None = None
     """For layouts that order and lengths of streams do not tell (registers, lengths of their own per row):
     the spans of keys and queries of a call, one list for all rows or one per row; None where they do tell."""
+    by_block: bool = False
+    """Whether alike modules of different blocks may see different streams."""
     taken: Taken | Literal["last"] | None = None
     """Where the pipeline drops tokens of the encoder (a template's head, padding) before the denoiser sees
     them; "last": the encoder's last ones remain; None: position by position."""

@@ -171,7 +171,8 @@ IMAGES: dict[str, Family] = {
         stacks=("transformer_blocks",),
         kinds=(("*.attn1", "joint"),),
         joint=("text", "image"),
-        text=_ENCODER,
+        # Its encoder reads each quoted part of a prompt on its own: which ones are a row's is not known.
+        text=(("text", ()),),
         spans=recent.glm_image,
     ),
     "Ideogram4Transformer2DModel": Family(
