@@ -20,11 +20,11 @@ def _noise(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def hunyuan_video_15() -> Any:
+def hunyuan_video_15(**options: Any) -> Any:
     """HunyuanVideo 1.5: video, picture and two texts, row by row those tokens first that are no padding."""
     return awake(
         "HunyuanVideo15Transformer3DModel",
-        in_channels=4,
+        in_channels=options.pop("in_channels", 4),
         out_channels=4,
         num_attention_heads=2,
         attention_head_dim=10,
@@ -54,32 +54,20 @@ def run_hunyuan_video_15(model: Any, **changes: Any) -> Tensor:
     )
 
 
-def kandinsky5() -> Any:
+def kandinsky5(**options: Any) -> Any:
     """Kandinsky 5: latents with their channels last; the text is refined by attention of its own."""
     return awake(
         "Kandinsky5Transformer3DModel",
         in_visual_dim=4,
         out_visual_dim=4,
         in_text_dim=16,
-        in_text_dim2=8,
+        in_text_dim2=options.pop("in_text_dim2", 8),
         time_dim=16,
         model_dim=32,
         ff_dim=32,
         num_text_blocks=1,
         num_visual_blocks=2,
         axes_dims=(4, 6, 6),
-    )
-
-
-def run_kandinsky5(model: Any, **changes: Any) -> Tensor:
-    return bare(
-        model,
-        hidden_states=_noise(1, 3, 4, 6, 4),
-        encoder_hidden_states=_noise(1, 7, 16),
-        timestep=torch.tensor([500.0]),
-        pooled_projections=_noise(1, 8),
-        visual_rope_pos=[torch.arange(3), torch.arange(2), torch.arange(3)],
-        text_rope_pos=torch.arange(7),
     )
 
 
@@ -130,15 +118,15 @@ def run_vace(model: Any, **changes: Any) -> Tensor:
     return bare(model, **_usual(), control_hidden_states=_noise(1, 20, 3, 4, 6, seed=2))
 
 
-def cosmos() -> Any:
+def cosmos(**options: Any) -> Any:
     return awake(
         "CosmosTransformer3DModel",
-        in_channels=4,
+        in_channels=options.pop("in_channels", 4),
         out_channels=4,
         num_attention_heads=2,
         attention_head_dim=16,
         num_layers=2,
-        text_embed_dim=16,
+        text_embed_dim=options.pop("text_embed_dim", 16),
         adaln_lora_dim=4,
         max_size=(4, 8, 8),
         extra_pos_embed_type=None,
@@ -182,22 +170,3 @@ def ltx2() -> Any:
         caption_channels=16,
         rope_double_precision=False,
     )
-
-
-def run_ltx2(model: Any, **changes: Any) -> Tensor:
-    """Both results as one."""
-    with torch.no_grad():
-        video, audio = model(
-            hidden_states=_noise(1, 18, 4),
-            audio_hidden_states=_noise(1, 5, 4),
-            encoder_hidden_states=_noise(1, 7, 16),
-            audio_encoder_hidden_states=_noise(1, 7, 16),
-            timestep=torch.tensor([500.0]),
-            num_frames=3,
-            height=2,
-            width=3,
-            audio_num_frames=5,
-            fps=25.0,
-            return_dict=False,
-        )
-    return torch.cat([video.flatten(), audio.flatten()])

@@ -48,19 +48,6 @@ def wan_animate(**options: Any) -> Any:
     )
 
 
-def run_wan_animate(model: Any, **changes: Any) -> Tensor:
-    """A picture and two latent frames, five frames of a face."""
-    return bare(
-        model,
-        hidden_states=_noise(1, 12, 3, 4, 6),
-        timestep=_NOW,
-        encoder_hidden_states=_noise(1, 512, 16),
-        encoder_hidden_states_image=_noise(1, 257, 8),
-        pose_hidden_states=_noise(1, 4, 2, 4, 6, seed=3),
-        face_pixel_values=_noise(1, 3, 5, 16, 16, seed=4),
-    )
-
-
 def framepack() -> Any:
     """FramePack: HunyuanVideo that goes on from what it painted, all in one sequence."""
     return awake(
@@ -102,35 +89,21 @@ def run_framepack(model: Any, **changes: Any) -> Tensor:
     )
 
 
-def helios() -> Any:
+def helios(**options: Any) -> Any:
     """Helios: Wan that goes on from what it painted; only new frames ask the text."""
-    return awake("HeliosTransformer3DModel", **WAN, rope_dim=(4, 4, 4), is_amplify_history=True)
-
-
-def run_helios(model: Any, **changes: Any) -> Tensor:
-    return bare(
-        model,
-        hidden_states=_noise(1, 4, 3, 4, 6),
-        timestep=_NOW,
-        encoder_hidden_states=_noise(1, 7, 16),
-        indices_hidden_states=torch.arange(19, 22)[None],
-        indices_latents_history_short=torch.tensor([[0, 18]]),
-        indices_latents_history_mid=torch.tensor([[16, 17]]),
-        indices_latents_history_long=torch.arange(16)[None],
-        latents_history_short=_noise(1, 4, 2, 4, 6, seed=2),
-        latents_history_mid=_noise(1, 4, 2, 4, 6, seed=3),
-        latents_history_long=_noise(1, 4, 16, 4, 6, seed=4),
+    return awake(
+        "HeliosTransformer3DModel", **{**WAN, "rope_dim": (4, 4, 4), "is_amplify_history": True, **options}
     )
 
 
-def kandinsky6() -> Any:
+def kandinsky6(**options: Any) -> Any:
     """Kandinsky 6: video and audio, each refining the text for itself and attending to the other."""
     return awake(
         "Kandinsky6Transformer3DModel",
         in_visual_dim=4,
         out_visual_dim=4,
         in_text_dim=16,
-        in_text_dim2=8,
+        in_text_dim2=options.pop("in_text_dim2", 8),
         time_dim=16,
         model_dim=32,
         ff_dim=32,
@@ -144,20 +117,6 @@ def kandinsky6() -> Any:
         cross_gates=True,
         fix_modulation=True,
     )
-
-
-def run_kandinsky6(model: Any, **changes: Any) -> Tensor:
-    """Both results as one."""
-    with torch.no_grad():
-        video, audio = model(
-            hidden_states=_noise(1, 3, 4, 6, 9),
-            encoder_hidden_states=_noise(1, 7, 16),
-            pooled_projections=_noise(1, 8),
-            timestep=_NOW,
-            audio_hidden_states=_noise(1, 17, 4),
-            return_dict=False,
-        )
-    return torch.cat([video.flatten(), audio.flatten()])
 
 
 def motif() -> Any:
@@ -323,7 +282,7 @@ def run_consisid(model: Any, **changes: Any) -> Tensor:
     )
 
 
-_UNET3D = {
+UNET3D = {
     "block_out_channels": (8, 16),
     "norm_num_groups": 4,
     "layers_per_block": 1,
@@ -337,7 +296,7 @@ _UNET3D = {
 
 def i2vgen() -> Any:
     """I2VGen-XL: text, latents of a picture and its features as keys."""
-    return awake("I2VGenXLUNet", **_UNET3D, num_attention_heads=2)
+    return awake("I2VGenXLUNet", **UNET3D, num_attention_heads=2)
 
 
 def run_i2vgen(model: Any, **changes: Any) -> Tensor:
@@ -392,16 +351,6 @@ _HISTORY = ("long", "mid", "short", "4x", "2x")
 
 RECENT_VIDEO: tuple[Specimen, ...] = (
     alone(
-        "wan_animate",
-        "Wan Animate",
-        wan_animate,
-        run_wan_animate,
-        "WanAnimateTransformer3DModel",
-        segments=("video", "image", "text", "face", "register", "padding"),
-        names={"encoder_hidden_states_image": "image", "face_pixel_values": "face"},
-        mixed=True,
-    ),
-    alone(
         "framepack",
         "FramePack",
         framepack,
@@ -413,24 +362,6 @@ RECENT_VIDEO: tuple[Specimen, ...] = (
             **{f"latents_history_{scale}": "history" for scale in _HISTORY},
             "image_embeds": "image",
         },
-    ),
-    alone(
-        "helios",
-        "Helios",
-        helios,
-        run_helios,
-        "HeliosTransformer3DModel",
-        segments=("history", "video", "text"),
-        names={f"latents_history_{age}": "history" for age in _HISTORY},
-    ),
-    alone(
-        "kandinsky6",
-        "Kandinsky 6",
-        kandinsky6,
-        run_kandinsky6,
-        "Kandinsky6Transformer3DModel",
-        segments=("video", "audio", "text"),
-        names={"audio_hidden_states": "audio"},
     ),
     alone(
         "motif_video",

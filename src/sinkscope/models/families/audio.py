@@ -99,5 +99,6 @@ AUDIO: dict[str, Family] = {
         visual="audio",
         text=(("t5", ("text_encoder_2",)),),
         spans=audioldm2,
+        by_block=True,
     ),
 }

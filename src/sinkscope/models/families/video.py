@@ -83,6 +83,7 @@ VIDEO: dict[str, Family] = {
         joint=("video", "image", "text"),
         text=_T5,
         spans=spans.motif,
+        by_block=True,
     ),
     "MiniMaxH3Transformer3DModel": Family(
         stacks=("transformer_blocks",),
@@ -97,15 +98,20 @@ VIDEO: dict[str, Family] = {
         visual="video",
         latents="fhwc",
         text=(("qwen", ("text_encoder",)),),
+        rows=("cond", "uncond"),
         spans=spans.kandinsky6,
+        taken="last",
     ),
     "Kandinsky5Transformer3DModel": Family(
         stacks=("visual_transformer_blocks",),
         kinds=(("*.self_attention", "self"), ("*.cross_attention", "cross")),
         visual="video",
         latents="fhwc",
+        text=(("qwen", ("text_encoder",)),),
         rows=("cond", "uncond"),
         spans=spans.refined,
+        # The template's part before the prompt is cut off behind the encoder.
+        taken="last",
     ),
     "LTXVideoTransformer3DModel": Family(
         stacks=("transformer_blocks",), kinds=_CROSS, visual="video", text=_T5
