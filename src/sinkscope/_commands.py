@@ -288,9 +288,8 @@ def observe(arguments: Namespace) -> int:
         raise UsageError(f"{arguments.model} is a {type(pipe).__name__}: expected a text-to-image pipeline.")
     pipe.set_progress_bar_config(disable=True)
     kind = arguments.kind or default_kind(pipe)
-    size = {
-        name: getattr(arguments, name) for name in ("height", "width") if getattr(arguments, name) is not None
-    }
+    given = {name: getattr(arguments, name) for name in ("height", "width")}
+    size = {name: value for name, value in given.items() if value is not None}
     check_frames(pipe, arguments.frames, "The command")
     if arguments.frames is not None:
         size[str(frames_argument(pipe))] = arguments.frames
