@@ -32,13 +32,6 @@ _SIDES: dict[str | None, Branch] = {
     "pred_uncond": "uncond",
 }
 """What pipelines and guiders announce. Other predictions of a guider are not just one of the sides."""
-_SIDES: dict[str | None, Branch] = {
-    "cond": "cond",
-    "uncond": "uncond",
-    "pred_cond": "cond",
-    "pred_uncond": "uncond",
-}
-"""What pipelines and guiders announce. Other predictions of a guider are not just one of the sides."""
 _LATENTS = ("hidden_states", "sample", "x", "latents", "input_ids", "inputs_embeds", "pixel_values")
 
 
@@ -157,7 +150,6 @@ class Tracker:
     def _new_generation(self) -> None:
         self.generation += self.evaluation > 0
         self.step = self.evaluation = 0
-        self._reached = None
         self._reached = None
 
     def begin(
