@@ -16,6 +16,7 @@ from torch import Tensor
 
 import sinkscope.study._pipeline as painting
 from sinkscope.attention import Mask, SelectionContext, Selector, Within, _backends, _selectors
+from sinkscope.cli import main
 from sinkscope.errors import UsageError
 from sinkscope.models import Edit
 from sinkscope.study import (
@@ -150,6 +151,28 @@ def test_no_gpu_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="'cuda:0' is not there; this machine has no CUDA device"):
         run(tiny_study(), tmp_path / "run", device="cuda:0,cuda:1")
+
+
+@pytest.mark.parametrize("command", [["demo"], ["run", "--model", "shapes"]])
+def test_the_command_line_hands_workers_and_devices_on(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: dict[str, Any] = {}
+
+    def stop(*_: Any, **options: Any) -> None:
+        heard.update(options)
+        raise UsageError("far enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sinkscope.study.run", stop)
+    assert main([*command, "--workers", "2", "--device", "cpu"]) == 2
+    assert (heard["workers"], heard["device"], heard["pipe"]) == (2, "cpu", None)
+    assert main([*command, "--device", "cpu"]) == 2
+    assert (heard["workers"], heard["pipe"]) == (None, None)
+    monkeypatch.undo()
+    assert main([*command, "--workers", "0", "--out", str(tmp_path / "run")]) == 2
+    assert "error: Got workers=0: expected a whole number from 1." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 # ---- what is decided before anybody works
