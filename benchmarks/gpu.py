@@ -31,6 +31,7 @@ from sinkscope.attention import (
     incoming_mass,
     measure,
     merge,
+    model_kernel_with_lse,
     pick_candidates,
     sampled_mass,
     split,
@@ -116,8 +117,11 @@ def one_call(timer: Timer, shape: tuple[int, int, int, int]) -> dict[str, tuple[
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
 
     def output() -> None:
-        incoming_mass(q, k)
-        run(q, k, v, None, False, None)
+        """As `observe` does it: from the log-sum-exp of the model's kernel, if torch picks one with it."""
+        shared = model_kernel_with_lse(q, k, v, None)
+        if shared is None:
+            run(q, k, v, None, False, None)
+        measure(q, k, lse=None if shared is None else shared[1])
 
     def remove() -> None:
         top = incoming_mass(q, k).topk(KEYS_PER_HEAD, dim=-1).indices

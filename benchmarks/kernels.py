@@ -36,6 +36,7 @@ TYPES = {
     torch.bfloat16: "*bf16",
     torch.float32: "*fp32",
     torch.uint8: "*u8",
+    torch.int32: "*i32",
     torch.int64: "*i64",
 }
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -64,6 +65,14 @@ def caught(dtype: torch.dtype, dim: int, mask: str) -> list[Launch]:
         _triton._row_pass(
             ops, {"output"}, _triton.pick_blocks(ops), _triton._arguments(ops, _triton.pick_blocks(ops))
         )
+        _triton._column_pass(
+            ops,
+            torch.zeros(q.shape[:3]),
+            weights,
+            _triton.pick_blocks(ops),
+            _triton._arguments(ops, _triton.pick_blocks(ops)),
+            True,
+        )
         if _triton._is_plain(ops):
             few = Operands(q, *(q.new_zeros(1, 2, 32, dim) for _ in "kv"))
             hit = torch.ones(1, 2, dtype=torch.bool)
@@ -83,10 +92,11 @@ def listening() -> Iterator[list[Launch]]:
             self.name, self.kernel = name, getattr(_triton_kernels, name)
 
         def __getitem__(self, grid: Any) -> Any:
-            label = {"_rowlse": " + output"}.get(self.name, "")
-            return lambda **given: found.append(
-                Launch(self.name + (label if given.get("OUTPUT") else ""), self.kernel, given)
-            )
+            def caught(**given: Any) -> None:
+                extra = [" + " + word.lower() for word in ("ENTROPY", "OUTPUT") if given.get(word)]
+                found.append(Launch(self.name + "".join(extra), self.kernel, given))
+
+            return caught
 
     def gpu_blocks(ops: Operands, blocks: Any = None) -> Any:
         return contextmanager(lambda: iter([_triton.pick_blocks(ops)]))()

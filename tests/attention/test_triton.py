@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,11 @@ def test_several_rows_groups_and_weights(device: torch.device) -> None:
     compare(call, queries=groups, row_weight=weight)
 
 
-def test_more_groups_than_a_launch_takes(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_triton, "MOST_GROUPS", 2)
-    compare(moved(small(4, heads=1), device), queries={str(n): slice(n, None) for n in range(5)})
+def test_any_number_of_groups_that_overlap_or_not(device: torch.device) -> None:
+    groups = {str(n): slice(n, None) for n in range(5)} | {"ends": torch.tensor([0, 20]), "mid": slice(7, 9)}
+    for mask in ("none", "causal"):
+        for dtype in (torch.float32, torch.float16):
+            compare(moved(small(4, heads=1, mask=mask, dtype=dtype), device), queries=groups)
 
 
 @pytest.mark.parametrize("enough", [1, 10**6])
@@ -254,14 +257,11 @@ def test_the_kernels_compile_for_gpus_that_are_not_here() -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         found += [json.loads(line) for line in done.stdout.splitlines()]
     names = {(row["kernel"], row["dtype"], row["sm"]) for row in found}
-    kernels = {
-        "bfloat16": ["_rowlse", "_rowlse + output", "_colsum", "_merge"],
-        "float32": ["_rowlse", "_colsum"],
-    }
-    assert names >= {(name, dtype, sm) for dtype, each in kernels.items() for name in each for sm in (80, 90)}
+    kernels = ("_rowlse + entropy", "_rowlse + output", "_colsum", "_colsum + entropy")
+    wanted = set(product(kernels, ("bfloat16", "float32"), (80, 90)))
+    assert names == wanted | {("_merge", "bfloat16", 80), ("_merge", "bfloat16", 90)}
     for row in found:
         assert row["spilled"] == 0 and row["shared"] <= 99, row
         # What loops over blocks of half types loops around matrix products.
-        assert (row["per_logit"] is not None) == (row["dtype"] == "bfloat16" and row["kernel"] != "_merge"), (
-            row
-        )
+        looped = row["dtype"] == "bfloat16" and row["kernel"] != "_merge"
+        assert (row["per_logit"] is not None) == looped, row

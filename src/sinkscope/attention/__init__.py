@@ -32,6 +32,7 @@ from ._backends import backends, register_backend, use_backend
 from ._context import SelectionContext, default_group
 from ._derived import segment_mass, top_mass_share
 from ._edits import STAGES, Action, EditedCall, ResolvedEdit
+from ._fused import model_kernel_with_lse
 from ._mass_after import mass_after
 from ._match import TOLERANCE as MASS_TOLERANCE
 from ._match import match_mass, stand_ins
@@ -121,6 +122,7 @@ __all__ = [
     "match_mass",
     "measure",
     "on_device",
+    "model_kernel_with_lse",
     "open_queries",
     "reference",
     "register_action",

@@ -29,6 +29,7 @@ from ._actions import Mask, ReplaceValue, ScaleLogit
 from ._apply import Run, apply_edits
 from ._drop import keep_index, less_keys, take_keys
 from ._edits import EditedCall, ResolvedEdit
+from ._fused import fused_with_lse, on_triton
 from ._measure import Measurement, check_inputs, reduced
 from ._operands import Operands, expand_kv
 from ._queries import QuerySet, group_weights
@@ -158,16 +159,9 @@ def split(
     weights = group_weights(groups, rows=q.shape[0], count=q.shape[2], device=q.device)[:, None]
     weights = weights.to(ops.compute_dtype)
     check_inputs(ops)
-    way = _by_kernels if _on_triton(ops) else _by_blocks
+    way = _by_kernels if on_triton(ops) else _by_blocks
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         return way(ops, candidates, list(groups), weights)
-
-
-def _on_triton(ops: Operands) -> bool:
-    from ._backends import pick_backend
-
-    # float32 would be measured from the log-sum-exp of a kernel that may use TF32.
-    return pick_backend(None, ops) is _triton.run and ops.q.dtype in (torch.float16, torch.bfloat16)
 
 
 def _by_blocks(ops: Operands, candidates: Tensor, names: list[str], weights: Tensor) -> Split:
@@ -213,25 +207,9 @@ def _by_kernels(ops: Operands, candidates: Tensor, names: list[str], weights: Te
     few = Operands(ops.q, take_keys(expand_kv(ops.k, heads), candidates), scale=ops.scale)
     among = _triton.run(few, weights, {"lse"}).lse
     assert among is not None  # it was asked for
-    raw = _triton.columns(ops, torch.logaddexp(lse, among), weights)
+    raw = _triton.columns(ops, torch.logaddexp(lse, among), weights, {"mass"})
     found = reduced(raw, ops, names, weights, frozenset({"mass"}))
     return Split(candidates, rest, lse, None, found)
-
-
-def fused_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Torch's own fused attention and its log-sum-exp.
-
-    Returns:
-        [row, head, query, dim] in the dtype of q, and float32 [row, head, query].
-    """
-    if q.device.type == "cpu":
-        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, scale=scale)
-        return found[0], found[1]
-    if q.shape[-1] == v.shape[-1] and q.shape[-1] % 8 == 0:
-        found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, scale=scale)
-    else:
-        found = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, scale=scale)
-    return found[0], found[1][:, :, : q.shape[2]]
 
 
 def merge(

@@ -57,6 +57,8 @@ class Raw:
     """[row, head, query] natural log"""
     entropy: Tensor | None = None
     """[row, head, query] nats"""
+    entropy_sums: Tensor | None = None
+    """[row, head, group] weighted sum of the queries' entropies, where they are not known one by one"""
     peak: Tensor | None = None
     """[row, head, query] largest weight of the query"""
     output: Tensor | None = None

@@ -10,6 +10,7 @@ same bits, and the numbers of a row do not depend on the other rows. Not yet mea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,8 +24,6 @@ from ._rowblock import Raw
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD = 256
-MOST_GROUPS = 8
-"""Query groups per launch of the column pass; more are measured in several launches."""
 ENOUGH_PROGRAMS = 512
 """A column pass of fewer programs is cut along the queries."""
 
@@ -71,17 +70,22 @@ def run(ops: Operands, weights: Tensor, want: Collection[str], blocks: Blocks | 
         return _run(ops, weights, want, sizes)
 
 
-def columns(ops: Operands, lse: Tensor, weights: Tensor) -> Raw:
-    """Mass alone, of a call whose log-sum-exp is known.
+def columns(ops: Operands, lse: Tensor, weights: Tensor, want: Collection[str]) -> Raw:
+    """Mass and entropy of a call whose log-sum-exp is known: the column pass alone.
 
     Args:
         ops: The call.
         lse: [row, head, query], finite.
         weights: [row or 1, head or 1, group, query].
+        want: Any of mass, entropy.
     """
+    lse = lse.contiguous()  # kernels hand it over as [row, query, head]
     with _on(ops) as blocks:
         top = lse / ops.factor if _is_plain(ops) else lse
-        return Raw(mass=_mass(ops, top, weights.float(), blocks, _arguments(ops, blocks)))
+        entropy = "entropy" in want
+        mass, bits = _column_pass(ops, top, weights.float(), blocks, _arguments(ops, blocks), entropy)
+    nats = None if bits is None else bits.sum(-1) * -math.log(2.0)
+    return Raw(mass=mass if "mass" in want else None, entropy_sums=nats)
 
 
 def merge(few: Operands, whole: Operands, bias: Tensor, rest: Tensor, lse: Tensor, hit: Tensor) -> Tensor:
@@ -163,16 +167,9 @@ def _run(ops: Operands, weights: Tensor, want: Collection[str], blocks: Blocks) 
     if {"max_weight", "concentration"} & set(want):
         raw.peak = largest
     if "mass" in want:
-        raw.mass = _mass(ops, top, weights.float() * largest[:, :, None], blocks, shared)
+        scaled = weights.float() * largest[:, :, None]
+        raw.mass, _ = _column_pass(ops, top, scaled, blocks, shared, False)
     return raw
-
-
-def _mass(ops: Operands, top: Tensor, weights: Tensor, blocks: Blocks, shared: dict[str, Any]) -> Tensor:
-    """[row, head, group, key] sums of weight * exp(logit - top)."""
-    rows, heads, count, _ = ops.shape
-    weights = weights.expand(rows, heads, -1, count)
-    parts = [_column_pass(ops, top, part, blocks, shared) for part in weights.split(MOST_GROUPS, dim=2)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 def _row_pass(
@@ -201,8 +198,6 @@ def _row_pass(
         if into is None:
             output = ops.q.new_empty(rows, heads, count, v.shape[-1], dtype=torch.float32)
     half = v.dtype != torch.float32
-    # Accumulators of the output beside those of the logits: more threads, so that nothing spills.
-    crowded = output is not None and blocks.queries > 64
     _rowlse[(-(-count // blocks.queries) * rows * heads,)](
         v=v,
         top=top,
@@ -218,7 +213,7 @@ def _row_pass(
         VWIDEN=v.dtype == torch.bfloat16 and _interpreted(),
         SPLIT=half,
         PICKED=only is not None,
-        **(shared | {"num_warps": 8} if crowded else shared),
+        **_roomy(shared, output is not None),
     )
     if output is not None and into is None:
         raw.output = output if "output" in want else None
@@ -227,28 +222,48 @@ def _row_pass(
 
 
 def _column_pass(
-    ops: Operands, top: Tensor, weights: Tensor, blocks: Blocks, shared: dict[str, Any]
-) -> Tensor:
-    """[row, head, group, key]"""
+    ops: Operands, top: Tensor, weights: Tensor, blocks: Blocks, shared: dict[str, Any], entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """[row, head, group, key] sums of weight * p, and with `entropy` of weight * p * log2(p)."""
     from ._triton_kernels import _colsum
 
     rows, heads, count, keys = ops.shape
+    weights = weights.expand(rows, heads, -1, count)
     groups = weights.shape[2]
     across = -(-keys // blocks.keys)
     # The cut must not depend on the number of rows: it decides in which order numbers are added.
     parts = max(1, min(ENOUGH_PROGRAMS // (across * heads), count // (4 * blocks.queries)))
     share = -(-count // (parts * blocks.queries)) * blocks.queries
     mass = top.new_empty(parts, rows, heads, groups, keys)
-    _colsum[(across * rows * heads, parts)](
+    bits = torch.empty_like(mass) if entropy else None
+    _colsum[(across * rows * heads, parts, groups)](
         top=top,
         weights=weights.contiguous(),
+        spans=_spans(weights),
         mass=mass,
+        bits=mass if bits is None else bits,
         share=share,
-        GROUPS=groups,
-        GPAD=max(2, _padded(groups, least=2)),
-        **shared,
+        ENTROPY=entropy,
+        **_roomy(shared, entropy),
     )
-    return mass[0] if parts == 1 else mass.sum(0)
+    added = (None if part is None else part[0] if parts == 1 else part.sum(0) for part in (mass, bits))
+    found, more = added
+    assert found is not None  # mass is always there
+    return found, more
+
+
+def _roomy(shared: dict[str, Any], crowded: bool) -> dict[str, Any]:
+    """Twice the threads where a large block has a second set of accumulators, so that nothing spills."""
+    return shared | {"num_warps": 8} if crowded and shared["BM"] > 64 else shared
+
+
+def _spans(weights: Tensor) -> Tensor:
+    """First and end of the queries with any weight, [group, 2] int32; worked out on the device."""
+    used = (weights != 0).flatten(0, 1).any(0).int()
+    count = used.shape[-1]
+    first, behind = used.argmax(-1), used.flip(-1).argmax(-1)
+    end = torch.where(used.any(-1), count - behind, 0)
+    return torch.stack([first, end], dim=-1).int()
 
 
 def _arguments(ops: Operands, blocks: Blocks) -> dict[str, Any]:

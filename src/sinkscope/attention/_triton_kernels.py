@@ -175,28 +175,31 @@ def _rowlse(
 
 @triton.jit
 def _colsum(
-    q, k, mask0, mask1, positions, top, weights, mass,
+    q, k, mask0, mask1, positions, top, weights, spans, mass, bits,
     heads, group, count, keys, scale, cap, share,
     q_row, q_head, q_token, q_dim,
     k_row, k_head, k_token, k_dim,
     m0_row, m0_head, m0_query, m0_key,
     m1_row, m1_head, m1_query, m1_key,
-    DIM: tl.constexpr, PAD: tl.constexpr, GROUPS: tl.constexpr, GPAD: tl.constexpr,
+    DIM: tl.constexpr, PAD: tl.constexpr, ENTROPY: tl.constexpr,
     KIND0: tl.constexpr, KIND1: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr,
     CAPPED: tl.constexpr, PLAIN: tl.constexpr,
     WIDEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Per key and query group: sum over queries of weight * exp(logit - largest logit of the query).
+    """Per key and query group: sum over queries of weight * p, with p = exp(logit - top of the query).
 
-    One program per block of BN keys of a head and per `share` queries (a multiple of BM); parts are written
-    side by side as [part, row, head, group, key] and added by the caller. `weights` [row, head, group, query]
-    are already divided by the query's sum of exponentials, 0 where it has no key.
+    One program per block of BN keys of a head, per `share` queries (a multiple of BM) and per group; it walks
+    the queries in the group's entry of `spans` [group, first and end]. Parts are written side by side as
+    [part, row, head, group, key] and added by the caller. `weights` [row, head, group, query] are 0 where a
+    query has no key, and already divided by the query's sum of exponentials unless `top` is its log-sum-exp.
+    With ENTROPY (then it has to be) `bits`, of the same shape, is the sum of weight * p * log2(p).
     """
     blocks = (keys + BN - 1) // BN
     block, cell = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     row, head = (cell // heads).to(tl.int64), (cell % heads).to(tl.int64)
     columns = block * BN + tl.arange(0, BN)
-    dims, groups = tl.arange(0, PAD), tl.arange(0, GPAD)
+    dims = tl.arange(0, PAD)
+    one, groups = tl.program_id(2), tl.num_programs(2)
     k_base = k + row * k_row + (head // group) * k_head
     ks = tl.load(
         k_base + columns.to(tl.int64)[:, None] * k_token + dims[None, :] * k_dim,
@@ -209,15 +212,16 @@ def _colsum(
     mask0 += row * m0_row + head * m0_head
     mask1 += row * m1_row + head * m1_head
     top += cell.to(tl.int64) * count
-    weights += cell.to(tl.int64) * GROUPS * count
-    single = tl.full([BM, BN], 0.0, tl.float32)
-    several = tl.full([GPAD, BN], 0.0, tl.float32)
+    weights += (cell.to(tl.int64) * groups + one) * count
+    sums = tl.full([BM, BN], 0.0, tl.float32)
+    spread = tl.full([BM, BN], 0.0, tl.float32)
     steep = scale * LOG2E
     first = tl.program_id(1) * share
-    begin = first
+    begin = tl.maximum(first, tl.load(spans + 2 * one) // BM * BM)
+    end = tl.minimum(tl.minimum(first + share, count), tl.load(spans + 2 * one + 1))
     if CAUSAL and not PLACED:  # earlier queries see none of these keys
-        begin = tl.maximum(first, block * BN // BM * BM)
-    for start in range(begin, tl.minimum(first + share, count), BM):
+        begin = tl.maximum(begin, block * BN // BM * BM)
+    for start in range(begin, end, BM):
         rows = start + tl.arange(0, BM)
         qs = tl.load(
             q + rows.to(tl.int64)[:, None] * q_token + dims[None, :] * q_dim,
@@ -258,27 +262,27 @@ def _colsum(
                 place = tl.load(positions + rows, mask=rows < count, other=0)
             s = tl.where(columns[None, :] <= place[:, None], s, float("-inf"))
         best = tl.load(top + rows, mask=rows < count, other=0.0)
+        w = tl.load(weights + rows, mask=rows < count, other=0.0)[:, None]
         if PLAIN:  # rows past the end have logits of 0 and weights of 0; columns past the end are not stored
-            p = tl.exp2(tl.fma(s, steep, -(best * steep)[:, None]))
+            centred = tl.fma(s, steep, -(best * steep)[:, None])
+            p = tl.exp2(centred)
         else:
             best = tl.where(best == float("-inf"), 0.0, best)
+            centred = (s - best[:, None]) * LOG2E
             # Rows past the end have no maximum that bounds their logits: their weights are set.
-            p = tl.where(inside, tl.exp2((s - best[:, None]) * LOG2E), 0.0)
-        if GROUPS == 1:
-            w = tl.load(weights + rows, mask=rows < count, other=0.0)
-            single = tl.fma(p, tl.broadcast_to(w[:, None], [BM, BN]), single)
+            p = tl.where(inside, tl.exp2(centred), 0.0)
+            centred = tl.where(p > 0, centred, 0.0)
+        if ENTROPY:
+            shares = p * w
+            sums += shares
+            spread = tl.fma(shares, centred, spread)
         else:
-            for index in tl.static_range(GROUPS):
-                w = tl.load(weights + index * count + rows, mask=rows < count, other=0.0)
-                part = tl.sum(p * w[:, None], 0)
-                several += tl.where(groups[:, None] == index, part[None, :], 0.0)
+            sums = tl.fma(p, tl.broadcast_to(w, [BM, BN]), sums)
     cells = tl.num_programs(0) // blocks
-    mass += (tl.program_id(1).to(tl.int64) * cells + cell) * GROUPS * keys
-    if GROUPS == 1:
-        tl.store(mass + columns, tl.sum(single, 0), mask=columns < keys)
-    else:
-        inside = (groups[:, None] < GROUPS) & (columns[None, :] < keys)
-        tl.store(mass + groups[:, None] * keys + columns[None, :], several, mask=inside)
+    at = ((tl.program_id(1).to(tl.int64) * cells + cell) * groups + one) * keys + columns
+    tl.store(mass + at, tl.sum(sums, 0), mask=columns < keys)
+    if ENTROPY:
+        tl.store(bits + at, tl.sum(spread, 0), mask=columns < keys)
 
 
 @triton.jit

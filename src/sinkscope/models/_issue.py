@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import SinkscopeError
 from ._call import AttentionCall, Run
+from ._lse import issued_with_lse
 from ._packed import pack
 
 SDPA: frozenset[Any] = frozenset(
@@ -101,6 +102,9 @@ def _without_heads(call: AttentionCall) -> AttentionCall:
 
 
 def _native(func: Any, call: AttentionCall) -> Tensor:
+    shared = issued_with_lse(func, call)
+    if shared is not None:
+        return shared
     mask, is_causal = call.mask, call.is_causal
     if mask is not None and is_causal:
         mask, is_causal = fold_causal(mask, call.q.shape[2], call.k.shape[2]), False

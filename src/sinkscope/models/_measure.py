@@ -80,9 +80,13 @@ def check_finite(call: AttentionCall) -> None:
 
 
 def measure_call(
-    call: AttentionCall, groups: Collection[str], *, want: Collection[str] = ("mass",)
+    call: AttentionCall,
+    groups: Collection[str],
+    *,
+    want: Collection[str] = ("mass",),
+    lse: Tensor | None = None,
 ) -> Measurement:
-    """Measure a call for several query groups in one pass.
+    """Measure a call for several query groups in one pass; `lse` is its log-sum-exp where that is known.
 
     Raises:
         NonFiniteError: names the site and the step.
@@ -100,6 +104,7 @@ def measure_call(
                 softcap=call.softcap,
                 queries=queries,
                 want=want,
+                lse=lse,
             )
         except NonFiniteError as error:
             raise NonFiniteError(f"At {where(call)}: {error}") from error

@@ -18,6 +18,7 @@ from sinkscope.attention import Measurement, on_device, segment_mass, top_mass_s
 from sinkscope.errors import UsageError, unknown
 from sinkscope.models._call import AttentionCall, Run
 from sinkscope.models._late import Late
+from sinkscope.models._lse import LogSumExp, wanting_lse
 from sinkscope.models._measure import group_name, measure_call, open_keys
 from sinkscope.models._observation import Observation
 from sinkscope.models._roles import query_streams, role_values
@@ -47,24 +48,27 @@ class _Recorder:
         self._keep: frozenset[str] = scope["keep"]
 
     def __call__(self, call: AttentionCall, run: Run) -> Tensor:
-        output = run(call)
+        with wanting_lse() as lse:
+            output = run(call)
         if not call.recompute and not is_partial():
             call = self._origins.settle(call)
             with self._late.reading(call):
-                self._look(call, output)
+                self._look(call, output, lse)
         return output
 
     def settle(self) -> None:
         """Read what the calls of a forward pass have left to be read."""
         self._late.settle()
 
-    def _look(self, call: AttentionCall, output: Tensor) -> None:
+    def _look(self, call: AttentionCall, output: Tensor, lse: LogSumExp) -> None:
         # Also outside the wanted steps: units are numbered by the rows of every call.
         rows = self._units.rows(call)
         if self.steps.includes(call.step, call.step_count):
-            self._record(call, rows, output)
+            self._record(call, rows, output, lse.of(call))
 
-    def _record(self, call: AttentionCall, rows: tuple[RowId, ...], output: Tensor) -> None:
+    def _record(
+        self, call: AttentionCall, rows: tuple[RowId, ...], output: Tensor, lse: Tensor | None
+    ) -> None:
         check_heads(self._heads, call.site.name, call.q.shape[1])
         heads = tuple(range(call.q.shape[1])) if self._heads is None else self._heads
         groups = list(dict.fromkeys(group_name(call, name) for name in self._queries))
@@ -76,7 +80,7 @@ class _Recorder:
             # have changed what `run` gave back; otherwise the model's own output spares a second product.
             measured = measure_call(call, asked, want=want)
         else:
-            measured = measure_call(call, asked, want=want - {"max_activation"})
+            measured = measure_call(call, asked, want=want - {"max_activation"}, lse=lse)
             if "max_activation" in want:
                 measured = replace(measured, max_activation=output.detach().abs().amax((-1, -2)))
         allowed = open_keys(call)
