@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -407,3 +408,25 @@ def test_what_a_pipeline_may_return() -> None:
 def test_studies_of_images_keep_their_hash(finished: Run) -> None:
     assert "frames" not in yaml.safe_load((finished.folder / "study.yaml").read_text())
     assert tiny_study().hash == finished.record["hash"] != tiny_study(frames=1).hash
+
+
+def test_an_autoencoder_that_takes_one_video_at_a_time(tmp_path: Path) -> None:
+    pipe = Makes(np.zeros((1, 2, 4, 4, 3), dtype=np.float32))
+    assert not painting.one_at_a_time(pipe)
+    pipe.vae = type("AutoencoderKLHunyuanVideo15", (), {})()  # type: ignore[attr-defined]
+    assert painting.one_at_a_time(pipe)
+    study = Study(model="x", prompts=TEXTS[:2], steps=1, frames=2, metrics=())
+    painting.check_call(pipe, study)
+    with pytest.raises(
+        UsageError, match="batch=2, but the AutoencoderKLHunyuanVideo15 of Makes cannot.*batch=1"
+    ):
+        painting.check_call(pipe, replace(study, batch=2))
+
+
+def test_prompts_of_a_processor_are_encoded_once(pipes: Mapping[str, Any]) -> None:
+    """Kandinsky 5 calls a processor of pictures and text its tokenizer; that has no length."""
+    from sinkscope.study._encodings import _tokenizers
+
+    tokenizer = pipes["joint"].tokenizer
+    inside = SimpleNamespace(components={"tokenizer": SimpleNamespace(tokenizer=tokenizer)})
+    assert _tokenizers(inside) == _tokenizers(SimpleNamespace(components={"tokenizer": tokenizer}))

@@ -217,6 +217,7 @@ def _tokenizers(pipe: Any) -> dict[str, str]:
     found = {}
     for name, part in getattr(pipe, "components", {}).items():
         if name.startswith("tokenizer") and part is not None:
+            part = getattr(part, "tokenizer", part)  # a processor of pictures and text has one inside
             backend = getattr(part, "backend_tokenizer", None)
             state = {"class": type(part).__name__, "size": len(part)}
             if backend is not None:

@@ -25,10 +25,12 @@ ARGUMENTS = {
 }
 _SOUND = ("audio_end_in_s", "audio_length_in_s")
 """Arguments that only pipelines of audio take."""
-_PICTURES = ("image", "video", "control_video", "controls", "conditioning_frames")
+_PICTURES = ("image", "video", "control_video", "pose_video", "controls", "conditioning_frames")
 """Arguments of pipelines of videos that can be shown a picture or a video."""
 _SHOWN = re.compile("ToVideo(?!SD|Zero)|2Video|ToWorld|I2V|PIA|Control|Inpaint")
 """In the names of those that have to be shown one."""
+_SINGLE = ("AutoencoderKLHunyuanVideo15",)
+"""Autoencoders that cannot decode two videos at once (diffusers 0.42: the mask of its attention)."""
 _STRIDES = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
 """What pipelines call the frames of a video that one latent frame stands for."""
 
@@ -53,6 +55,11 @@ def check_call(pipe: Any, study: Study) -> None:
     for name in study.distances:
         _outputs.check_distance(name, kind)
     check_frames(pipe, study.frames)
+    if one_at_a_time(pipe) and study.batch not in (None, 1):
+        raise UsageError(
+            f"The study sets batch={study.batch}, but the {type(pipe.vae).__name__} of {type(pipe).__name__} "
+            "cannot decode several videos at once. Use batch=1, or leave batch out."
+        )
     for arm in study.arm_names:
         for name, argument in ARGUMENTS.items():
             value = study.sampling(arm)[name]
@@ -79,7 +86,7 @@ def _check_input(pipe: Any, accepted: Sequence[str]) -> None:
         )
     shown = [argument for argument in _PICTURES if argument in accepted]
     moving = _outputs.kind_of(pipe) == _outputs.VIDEO
-    if not moving and not {"video", "control_video"} & set(shown):
+    if not moving and not {"video", "control_video", "pose_video"} & set(shown):
         return
     parameters = inspect.signature(type(pipe).__call__).parameters
     required = [argument for argument in shown if parameters[argument].default is inspect.Parameter.empty]
@@ -150,6 +157,11 @@ def _stride(pipe: Any) -> int | None:
     if usual is None:
         usual = getattr(getattr(getattr(pipe, "transformer", None), "config", None), "sample_frames", None)
     return stride if isinstance(usual, int) and usual % stride == 1 else None
+
+
+def one_at_a_time(pipe: Any) -> bool:
+    """Whether a pipeline fails with several prompts at once."""
+    return type(getattr(pipe, "vae", None)).__name__ in _SINGLE
 
 
 def _accepted(pipe: Any) -> list[str]:

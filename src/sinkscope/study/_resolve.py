@@ -65,8 +65,10 @@ def _batch(
 
     from sinkscope.models import observe
     from sinkscope.study._memory import probe
-    from sinkscope.study._pipeline import paint
+    from sinkscope.study._pipeline import one_at_a_time, paint
 
+    if one_at_a_time(pipe):
+        return 1
     if torch.device(pipe.device).type != "cuda":
         return SMALL_BATCH if small else 1
     short = replace(study, arms={}, steps=1, observe=None, equivalence=(), margins={})
