@@ -108,7 +108,7 @@ def test_without_images_to_look_at_the_configuration_tells_all(build: Any, run: 
     calls = _calls(model, run)
     joint = [call for call in calls if call.site.kind == "joint"]
     assert _order(joint[-1]) == order
-    (part,) = attention_map(model, height=64, width=64, text=TEXT).parts
+    (part,) = attention_map(model, height=64, width=64, text=TEXT).parts  # four by four tokens
     assert part.calls is not None
     told = [(call.site.key, call.site.heads, call.queries, call.keys) for call in part.calls]
     assert told == [(call.site.key, call.site.heads, call.q.shape[2], call.k.shape[2]) for call in calls]

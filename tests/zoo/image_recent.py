@@ -461,3 +461,71 @@ def run_dreamlite(model: nn.Module) -> Tensor:
         encoder_hidden_states=_noise(2, TEXT, 16),
         encoder_attention_mask=PADDED.bool(),
     )
+
+
+def uvit() -> nn.Module:
+    """aMUSEd: tokens of a vector-quantised picture, most of them masked, are filled in."""
+    return _ready(
+        diffusers.UVit2DModel,
+        hidden_size=16,
+        cond_embed_dim=8,
+        micro_cond_encode_dim=2,
+        micro_cond_embed_dim=10,
+        encoder_hidden_size=16,
+        vocab_size=32,
+        codebook_size=32,
+        in_channels=16,
+        block_out_channels=16,
+        num_res_blocks=1,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        block_num_heads=2,
+        intermediate_size=16,
+        sample_size=8,
+    )
+
+
+def run_uvit(model: nn.Module) -> Tensor:
+    """One forward pass for two rows."""
+    found: Tensor = model(
+        input_ids=torch.arange(128).reshape(2, 8, 8) % 32,
+        encoder_hidden_states=_noise(2, TEXT, 16),
+        pooled_text_emb=_noise(2, 8),
+        micro_conds=torch.ones(2, 5),
+    )
+    return found
+
+
+def kolors() -> nn.Module:
+    """Kolors: SDXL's UNet, whose text is ChatGLM's, made narrower first."""
+    return _ready(
+        diffusers.UNet2DConditionModel,
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 1),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        use_linear_projection=True,
+        cross_attention_dim=8,
+        encoder_hid_dim=16,
+        encoder_hid_dim_type="text_proj",
+        addition_embed_type="text_time",
+        addition_time_embed_dim=2,
+        projection_class_embeddings_input_dim=16 + 12,
+    )
+
+
+def run_kolors(model: nn.Module) -> Tensor:
+    """One forward pass for two rows."""
+    return _call(
+        model,
+        sample=_noise(2, 4, 8, 8),
+        timestep=torch.ones(2),
+        encoder_hidden_states=_noise(2, TEXT, 16),
+        added_cond_kwargs={"text_embeds": _noise(2, 16), "time_ids": torch.zeros(2, 6)},
+    )

@@ -80,7 +80,14 @@ def qwen_image21() -> Any:
     transformer = bare.qwen_image21()
     pipe = diffusers.QwenImage21Pipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=_qwen_vae(),
+        vae=diffusers.AutoencoderKLQwenImage21(
+            base_dim=4,
+            decoder_base_dim=4,
+            z_dim=4,
+            dim_mult=[1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False],
+        ),
         text_encoder=qwen_vl3(tokenizer),
         processor=Processor(tokenizer),
         transformer=transformer,
@@ -114,7 +121,16 @@ def fibo() -> Any:
     pipe = diffusers.BriaFiboPipeline(
         transformer=transformer,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=_qwen_vae(),
+        vae=diffusers.AutoencoderKLWan(
+            base_dim=4,
+            z_dim=4,
+            dim_mult=[1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False],
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+            scale_factor_spatial=16,
+        ),
         text_encoder=smollm3(tokenizer),
         tokenizer=tokenizer,
     )
@@ -126,13 +142,12 @@ def kandinsky3() -> Any:
     torch.manual_seed(0)
     unet = bare.kandinsky3(encoder_hid_dim=32)
     movq = diffusers.VQModel(
-        block_out_channels=(32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("AttnUpDecoderBlock2D",) * 2,
+        block_out_channels=(4,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
         latent_channels=4,
         num_vq_embeddings=8,
         norm_num_groups=4,
-        norm_type="spatial",
         vq_embed_dim=4,
     )
     pipe = diffusers.Kandinsky3Pipeline(

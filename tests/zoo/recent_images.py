@@ -152,4 +152,6 @@ RECENT_IMAGES: tuple[Specimen, ...] = (
         mixed=True,
     ),
     _bare("dreamlite", "DreamLite", bare.dreamlite, bare.run_dreamlite, needs=("DreamLiteUNetModel",)),
+    _bare("amused", "aMUSEd", bare.uvit, bare.run_uvit, learned=("image",), grid=False),
+    _bare("kolors", "Kolors", bare.kolors, bare.run_kolors),
 )

@@ -74,7 +74,7 @@ def _diagnose(frame: Frame, good: str) -> tuple[type[UnsupportedAttentionError],
         return (
             FusedBackendError,
             "takes its mask as blocks of flex attention, which never forms softmax weights.",
-            elsewhere,
+            _other_processor(module) or elsewhere,
         )
     if frame.softmax:
         return (
@@ -109,6 +109,15 @@ def _diagnose(frame: Frame, good: str) -> tuple[type[UnsupportedAttentionError],
         "A cache or a replaced forward may skip it: switch that off, choose other sites=, or pass "
         "strict=False.",
     )
+
+
+def _other_processor(module: nn.Module) -> str | None:
+    """The processor of the same module that does without blocks (Qwen-Image 2.1)."""
+    known = [kind.__name__ for kind in getattr(module, "_available_processors", ())]
+    others = [name for name in known if "Flex" not in name]
+    if len(others) == len(known) or not others:
+        return None
+    return f"Use its other one: model.set_attn_processor({others[0]}())."
 
 
 def _takes_blocks(module: nn.Module) -> bool:

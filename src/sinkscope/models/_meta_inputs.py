@@ -95,12 +95,18 @@ def _empty(*shape: int) -> Tensor:
     return torch.empty(shape, device="meta")
 
 
+def _packed(config: Any, size: Size) -> int:
+    """Image tokens of a sequence: squares of two by two latents, or latents of a strong autoencoder."""
+    side = 1 if _first(config, ("causal_condition", "text_encoder_dim")) is not None else 2
+    return (size.height // side) * (size.width // side)
+
+
 def _latents(root: nn.Module, parameters: Mapping[str, Any], size: Size) -> Iterator[Tensor]:
     config, family = _config(root), family_of(root)
     channels = _first(config, ("in_channels", "in_visual_dim", "num_channels")) or 4
     if getattr(config, "visual_cond", False):  # a picture to start from, and where it is given
         channels = 2 * channels + 1
-    packed = (size.height // 2) * (size.width // 2)
+    packed = _packed(config, size)
     if "proj_embedding" in parameters:
         yield _empty(1, _first(config, ("embedding_dim",)))
     elif "shape_list" in parameters:  # patches, not yet tokens
@@ -198,7 +204,8 @@ class _Maker(Streams):
         return None if wide is None or each is None else torch.zeros(1, wide // each)
 
     def img_shapes(self) -> Any:
-        shape = (self._size.frames, self._size.height // 2, self._size.width // 2)
+        side = 1 if self._has("causal_condition") is not None else 2
+        shape = (self._size.frames, self._size.height // side, self._size.width // side)
         return [shape] if "Nucleus" in type(self._root).__name__ else [[shape]]
 
     def shape_list(self) -> Any:

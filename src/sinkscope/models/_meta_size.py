@@ -31,6 +31,8 @@ class SizeInPixels:
 
 
 _WITHOUT_AUTOENCODER = {
+    "BriaFiboTransformer2DModel": (16, 1),
+    "QwenImage21Transformer2DModel": (16, 1),
     "LTXVideoTransformer3DModel": (32, 8),
     "MochiTransformer3DModel": (8, 6),
     "LatteTransformer3DModel": (8, 1),
@@ -40,9 +42,12 @@ _WITHOUT_AUTOENCODER = {
 """Pixels and frames per latent of the released pipelines, where they are not 8 and 4 (1 for images)."""
 
 _AS_LONG_AS_THE_PROMPT = (
+    "BriaFiboTransformer2DModel",
     "Lumina2Transformer2DModel",
     "LuminaNextDiT2DModel",
     "MochiTransformer3DModel",
+    "OmniGenTransformer2DModel",
+    "QwenImage21Transformer2DModel",
     "ZImageTransformer2DModel",
 )
 """Denoisers that are given the prompt's own tokens and no padding."""

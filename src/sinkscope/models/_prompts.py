@@ -304,8 +304,8 @@ def _texts_of_rows(written: list[Any], rows: int) -> tuple[tuple[str, ...], ...]
 
 
 def _embeddings(result: Any, axes: int = 3) -> Iterator[Any]:
-    """Per-token embeddings among what `encode_prompt` returned: three axes (four where there are several layers
-    of each), floats, more than coordinates."""
+    """Per-token embeddings among what `encode_prompt` returned: three axes (four where each token has several
+    layers), floats, more than coordinates."""
     for value in result if isinstance(result, (tuple, list)) else (result,):
         if isinstance(value, Tensor):
             if value.dim() == axes and value.is_floating_point() and value.shape[-1] > 4:

@@ -237,4 +237,9 @@ IMAGES: dict[str, Family] = {
         spans=recent.prior,
     ),
     "UNet2DModel": Family(stacks=("down_blocks", "mid_block", "up_blocks"), kinds=(("*", "self"),)),
+    "UVit2DModel": Family(
+        stacks=("down_block", "transformer_layers", "up_block"),
+        kinds=(("transformer_layers.*.attn1", "self"), ("*", "cross")),
+        text=_CLIP,
+    ),
 }
