@@ -15,6 +15,7 @@ from tests.zoo.records import having
 from torch import Tensor, nn
 
 from sinkscope.attention import Keys, Mask
+from sinkscope.errors import FusedBackendError
 from sinkscope.models import AttentionCall, Edit, Run, Session, attention_map, intervene
 
 
@@ -124,6 +125,25 @@ def test_token_ids_are_the_text_of_omnigen() -> None:
     before, after = (_calls(model, partial(_omnigen, ids=ids))[0] for ids in said)
     changed = (before.k != after.k).any(3).any(1)[0]
     assert torch.equal(changed, before.key_segments["text"])
+
+
+@having("QwenImage21Transformer2DModel")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_blocks_of_flex_attention_are_refused_with_the_processor_to_use() -> None:
+    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21FlexAttnProcessor
+
+    model = recent.qwen_image21()
+    for block in model.transformer_blocks:
+        block.attn.set_processor(QwenImage21FlexAttnProcessor())
+    with (
+        pytest.raises(
+            FusedBackendError,
+            match=r"blocks of flex attention.* Use its other one: "
+            r"model\.set_attn_processor\(QwenImage21AttnProcessor\(\)\)\.",
+        ),
+        Session(model),
+    ):
+        _qwen_image21(model)
 
 
 @having("GlmImageTransformer2DModel")
