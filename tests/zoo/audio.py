@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import diffusers
 import torch
+from diffusers import (
+    AudioLDM2Pipeline,
+    AudioLDM2ProjectionModel,
+    AutoencoderKL,
+    AutoencoderOobleck,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from tests import tiny
+from tokenizers import pre_tokenizers
 from torch import Tensor
+from transformers import (
+    ClapAudioConfig,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapTextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    RobertaTokenizer,
+    SpeechT5HifiGan,
+    SpeechT5HifiGanConfig,
+)
 
+from . import encoders
 from .bare_video import _noise, awake, bare
 from .recent_video import alone
 from .specimen import Specimen
@@ -16,8 +40,9 @@ _NOW = torch.tensor([0.5])
 
 
 def ace_step() -> Any:
-    """ACE-Step: keys shared by two heads, every other layer looks at near tokens only."""
-    return awake(
+    """ACE-Step: keys shared by two heads, every other layer looks at near tokens only. Without a condition it
+    is given a learned vector in the place of each token."""
+    transformer = awake(
         "AceStepTransformer1DModel",
         hidden_size=16,
         intermediate_size=32,
@@ -29,18 +54,49 @@ def ace_step() -> Any:
         audio_acoustic_hidden_dim=4,
         sliding_window=2,
     )
-
-
-def run_ace_step(model: Any, **changes: Any) -> Tensor:
-    """Eleven latents in six tokens."""
-    return bare(
-        model,
-        hidden_states=_noise(1, 11, 4),
-        timestep=_NOW,
-        timestep_r=_NOW,
-        encoder_hidden_states=_noise(1, 7, 16),
-        context_latents=_noise(1, 11, 8, seed=2),
+    torch.manual_seed(0)
+    tokenizer = encoders.qwen_tokenizer()
+    condition = diffusers.AceStepConditionEncoder(
+        hidden_size=16,
+        intermediate_size=32,
+        text_hidden_dim=encoders.WIDTH,
+        timbre_hidden_dim=4,
+        num_lyric_encoder_hidden_layers=1,
+        num_timbre_encoder_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
     )
+    vae = AutoencoderOobleck(
+        encoder_hidden_size=4,
+        downsampling_ratios=[1, 2],
+        channel_multiples=[1, 2],
+        decoder_channels=4,
+        decoder_input_channels=4,
+        sampling_rate=16,
+    )
+    pipe = diffusers.AceStepPipeline(
+        vae=vae,
+        text_encoder=encoders.qwen3(tokenizer).model,
+        tokenizer=tokenizer,
+        transformer=transformer,
+        condition_encoder=condition,
+        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
+    )
+    return tiny._finish(pipe, transformer)
+
+
+def run_ace_step(pipe: Any, **changes: Any) -> Tensor:
+    """Ten latents in five tokens."""
+    given = {
+        "prompt": "a cat",
+        "lyrics": "la la",
+        "num_inference_steps": 2,
+        "audio_duration": 1.25,
+        "guidance_scale": 3.0,
+        **changes,
+    }
+    return pipe(generator=torch.Generator().manual_seed(0), output_type="latent", **given).audios
 
 
 def longcat_audio() -> Any:
@@ -83,6 +139,87 @@ def run_minimax_music(model: Any, **changes: Any) -> Tensor:
     )
 
 
+def _clap(tokenizer: Any) -> ClapModel:
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = ClapTextConfig(
+        **sizes,
+        vocab_size=len(tokenizer),
+        projection_dim=8,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=32,
+    )
+    audio = ClapAudioConfig(
+        spec_size=8,
+        window_size=4,
+        num_mel_bins=8,
+        intermediate_size=16,
+        hidden_size=8,
+        depths=[1, 1],
+        num_hidden_layers=2,
+        num_attention_heads=[1, 1],
+        projection_dim=8,
+        patch_size=2,
+        patch_stride=2,
+        patch_embeds_hidden_size=4,
+    )
+    return ClapModel(ClapConfig(text_config=text.to_dict(), audio_config=audio.to_dict(), projection_dim=8))
+
+
+def audioldm2() -> AudioLDM2Pipeline:
+    """AudioLDM 2: a language model writes eight vectors from CLAP's and T5's."""
+    unet = audioldm2_unet(cross_attention_dim=((None, 8, 32),) * 2)
+    torch.manual_seed(0)
+    marks = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {piece: number for number, piece in enumerate([*marks, *alphabet])}
+    roberta = RobertaTokenizer(vocab=vocab, merges=[], model_max_length=20)
+    t5 = tiny.t5_tokenizer()
+    t5.model_max_length = tiny.T5_TEXT
+    vocoder = SpeechT5HifiGanConfig(
+        model_in_dim=8,
+        sampling_rate=16000,
+        upsample_initial_channel=16,
+        upsample_rates=[2, 2],
+        upsample_kernel_sizes=[4, 4],
+        resblock_kernel_sizes=[3],
+        resblock_dilation_sizes=[[1]],
+        normalize_before=False,
+    )
+    language = GPT2Config(n_embd=8, n_head=2, n_layer=1, n_positions=64, vocab_size=40)
+    language.max_new_tokens = 4
+    pipe = AudioLDM2Pipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8),
+            in_channels=1,
+            out_channels=1,
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+        ),
+        text_encoder=_clap(roberta),
+        text_encoder_2=tiny.t5_encoder(),
+        projection_model=AudioLDM2ProjectionModel(
+            text_encoder_dim=8, text_encoder_1_dim=32, langauge_model_dim=8
+        ),
+        language_model=GPT2LMHeadModel(language),
+        tokenizer=roberta,
+        tokenizer_2=t5,
+        feature_extractor=ClapFeatureExtractor(feature_size=8, hop_length=80),
+        unet=unet,
+        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        vocoder=SpeechT5HifiGan(vocoder),
+    )
+    return tiny._finish(pipe, unet)
+
+
+def run_audioldm2(pipe: Any, **changes: Any) -> Tensor:
+    given = {"prompt": "a cat", "num_inference_steps": 2, "audio_length_in_s": 0.004, **changes}
+    return pipe(generator=torch.Generator().manual_seed(0), output_type="latent", **given).audios
+
+
 def audioldm2_unet(**options: Any) -> Any:
     """AudioLDM 2: three transformers in turn, without a condition, with the language model's, with T5's."""
     return awake(
@@ -101,15 +238,7 @@ def audioldm2_unet(**options: Any) -> Any:
     )
 
 
-def run_audioldm2_unet(model: Any, **changes: Any) -> Tensor:
-    return bare(
-        model,
-        sample=_noise(1, 4, 8, 4),
-        timestep=torch.tensor([500.0]),
-        encoder_hidden_states=_noise(1, 8, 8),
-        encoder_hidden_states_1=_noise(1, 7, 16, seed=3),
-        encoder_attention_mask_1=_PADDED,
-    )
+_TWO = {"prompt": ["a cat", "an owl"], "lyrics": ["la la", "la"]}
 
 
 def _known(name: str, title: str, build: Any, play: Any, needs: str | None, **facts: Any) -> Specimen:
@@ -117,15 +246,21 @@ def _known(name: str, title: str, build: Any, play: Any, needs: str | None, **fa
 
 
 AUDIO: tuple[Specimen, ...] = (
-    _known(
-        "ace_step",
-        "ACE-Step 1.5",
-        ace_step,
-        run_ace_step,
-        "AceStepTransformer1DModel",
+    Specimen(
+        name="ace_step",
+        title="ACE-Step 1.5",
+        group="audio",
+        build=ace_step,
+        run=run_ace_step,
+        needs=("AceStepPipeline",),
+        guidance="one batch",
+        order=("cond", "uncond"),
         segments=("audio", "condition"),
         names={"text": "condition"},
+        # What goes before is mixed into the latents.
         mixed=True,
+        two=_TWO,
+        off={"guidance_scale": 1.0, **_TWO},
     ),
     _known(
         "longcat_audio",
@@ -146,13 +281,16 @@ AUDIO: tuple[Specimen, ...] = (
         names={"register": "global"},
         mixed=True,
     ),
-    _known(
-        "audioldm2_unet",
-        "AudioLDM 2 (UNet)",
-        audioldm2_unet,
-        run_audioldm2_unet,
-        None,
+    Specimen(
+        name="audioldm2",
+        title="AudioLDM 2",
+        group="audio",
+        build=audioldm2,
+        run=run_audioldm2,
+        guidance="one batch",
         segments=("audio", "generated", "text"),
         names={"image": "audio", "text": "generated", "encoder_hidden_states_1": "text"},
+        words="acat",
+        off={"guidance_scale": 1.0, "num_waveforms_per_prompt": 2},
     ),
 )

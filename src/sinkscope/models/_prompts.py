@@ -207,7 +207,8 @@ class PromptBook:
             used, self._running = self._running, outside
             self._texts = outer
         prompts = self._open()
-        sides = list(_embeddings(result)) or list(_embeddings(result, axes=4))
+        found = list(_embeddings(result)) or list(_embeddings(result, axes=4))
+        sides = _sides(self.pipe.encode_prompt, found)
         # The same prompt, read by another encoder (Hunyuan-DiT).
         again = prompts.positive is not None and used and not used & prompts.encoders
         prompts.encoders |= used
@@ -301,6 +302,18 @@ def _texts_of_rows(written: list[Any], rows: int) -> tuple[tuple[str, ...], ...]
             here += one
         found.append(tuple(dict.fromkeys(here)))
     return tuple(found)
+
+
+def _sides(call: Any, embeddings: list[Any]) -> list[Any]:
+    """The embeddings of the prompt and, behind them, of the negative prompt, where it has any. Embeddings of
+    another width are a second encoder's (AudioLDM 2, HunyuanVideo 1.5); lyrics stand beside the prompt
+    (ACE-Step)."""
+    try:
+        names = inspect.signature(call).parameters
+    except (TypeError, ValueError):
+        names = {}  # type: ignore[assignment]
+    widths = {value[0].shape[-1] for value in embeddings[:2]}
+    return embeddings[:1] if len(widths) > 1 or "lyrics" in names else embeddings
 
 
 def _embeddings(result: Any, axes: int = 3) -> Iterator[Any]:

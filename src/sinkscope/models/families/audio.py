@@ -80,6 +80,7 @@ AUDIO: dict[str, Family] = {
         stacks=("layers",),
         kinds=(("*.self_attn", "self"), ("*.cross_attn", "cross")),
         visual="audio",
+        rows=("cond", "uncond"),
         spans=packed,
     ),
     "LongCatAudioDiTTransformer": Family(
