@@ -27,6 +27,7 @@ from torch import Tensor
 from . import _triton
 from ._actions import Mask, ReplaceValue, ScaleLogit
 from ._apply import Run, apply_edits
+from ._backends import pick_backend
 from ._drop import keep_index, less_keys, take_keys
 from ._edits import EditedCall, ResolvedEdit
 from ._fused import fused_with_lse, on_triton
@@ -110,7 +111,8 @@ def sampled_mass(q: Tensor, k: Tensor, queries: Tensor | None, *, scale: float |
     some = q.gather(2, places[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
     ops = Operands(some, k, scale=scale)
     weights = torch.full((1, 1, 1, SAMPLED), 1.0 / SAMPLED, dtype=ops.compute_dtype, device=q.device)
-    raw = rowblock(ops, weights, {"mass"})
+    with torch.no_grad():
+        raw = pick_backend(None, ops)(ops, weights, {"mass"})
     assert raw.mass is not None  # it was asked for
     return raw.mass[:, :, 0].float()
 
@@ -186,8 +188,9 @@ def _by_blocks(ops: Operands, candidates: Tensor, names: list[str], weights: Ten
         others, among = (raw.output[..., column].clamp_min(_LOST) for column in (-2, -1))
         rest[some] = raw.output[..., :-2] / others[..., None]
         odds = (others / among).log_()
-        for head, index in enumerate(range(start, start + near.shape[1])):
-            logits = ops.q[row, index].float() @ take_keys(k[some], near)[0, head].float().T
+        keys_near = take_keys(k[some], near)[0].float().transpose(-1, -2)
+        for head in range(near.shape[1]):
+            logits = ops.q[row, start + head].float() @ keys_near[head]
             odds[0, head] += (logits * ops.factor).logsumexp(-1)
         lse[some], mass[some] = odds, raw.mass
         weak[some] = (others <= _LOST).any(-1)
