@@ -20,11 +20,19 @@ from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from PIL import Image
 from tests import tiny
 from torch import Tensor
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from . import bare_video, encoders, recent_video
 from .specimen import Specimen
-from .video import FRAMES, T5_ROLES, _wan_parts, run, run_wan
+from .video import FRAMES, T5_ROLES, _wan_parts, llama_parts, run, run_hunyuan_video, run_wan
 
 _OFF = {"guidance_scale": 1.0, "prompt": ["a cat", "an owl"]}
 _SEPARATE: dict[str, Any] = {"guidance": "separate calls", "order": ("cond", "uncond")}
@@ -157,6 +165,43 @@ def _hunyuan_vae() -> AutoencoderKLHunyuanVideo:
         norm_num_groups=4,
         mid_block_add_attention=False,
     )
+
+
+def framepack() -> Any:
+    """FramePack: the window that is painted first, whose past is a picture and zeros."""
+    torch.manual_seed(0)
+    transformer = recent_video.framepack()
+    torch.manual_seed(0)
+    vision = SiglipVisionConfig(
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+    )
+    pipe = diffusers.HunyuanVideoFramepackPipeline(
+        transformer=transformer,
+        vae=_hunyuan_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        image_encoder=SiglipVisionModel(vision),
+        feature_extractor=SiglipImageProcessor(size={"height": 8, "width": 8}),
+        **llama_parts(),
+    )
+    return tiny._finish(pipe, transformer)
+
+
+_RED, _BLUE = (Image.new("RGB", (48, 32), color) for color in ((200, 60, 20), (20, 60, 200)))
+
+
+def run_framepack(pipe: Any, **changes: Any) -> Tensor:
+    """A window of three latent frames."""
+    given = {
+        "image": _RED,
+        "latent_window_size": 3,
+        **changes,
+    }
+    return torch.cat(run_hunyuan_video(pipe, **given))
 
 
 class Processor:
@@ -377,6 +422,23 @@ RECENT_PIPELINES: tuple[Specimen, ...] = (
         segments=("history", "video", "text"),
         names={f"latents_history_{age}": "history" for age in ("short", "mid", "long")},
         **_SEPARATE,
+    ),
+    _whole(
+        "framepack",
+        "FramePack",
+        framepack,
+        run_framepack,
+        guidance="distilled",
+        segments=("history", "video", "image", "text", "padding"),
+        names={
+            "latents_clean": "history",
+            **{f"latents_history_{scale}": "history" for scale in ("2x", "4x")},
+            "image_embeds": "image",
+        },
+        finer={"padding": "text"},
+        roles=(("content", 5), ("eos", 1)),
+        two={"prompt": ["a cat", "an owl"], "image": [_RED, _BLUE]},
+        off={"prompt": ["a cat", "an owl"], "image": [_RED, _BLUE]},
     ),
     _whole(
         "hunyuan_video_15",

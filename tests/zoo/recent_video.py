@@ -68,27 +68,6 @@ def framepack() -> Any:
     )
 
 
-def run_framepack(model: Any, **changes: Any) -> Tensor:
-    """Sixteen, two and two latent frames of the past, each at a scale of its own."""
-    return bare(
-        model,
-        hidden_states=_noise(1, 4, 3, 4, 6),
-        timestep=_NOW,
-        encoder_hidden_states=_noise(1, 7, 16),
-        encoder_attention_mask=_PADDED,
-        pooled_projections=_noise(1, 16),
-        image_embeds=_noise(1, 257, 8),
-        guidance=torch.tensor([6000.0]),
-        indices_latents=torch.arange(19, 22),
-        latents_clean=_noise(1, 4, 2, 4, 6, seed=2),
-        indices_latents_clean=torch.tensor([0, 18]),
-        latents_history_2x=_noise(1, 4, 2, 4, 6, seed=3),
-        indices_latents_history_2x=torch.tensor([16, 17]),
-        latents_history_4x=_noise(1, 4, 16, 4, 6, seed=4),
-        indices_latents_history_4x=torch.arange(16),
-    )
-
-
 def helios(**options: Any) -> Any:
     """Helios: Wan that goes on from what it painted; only new frames ask the text."""
     return awake(
@@ -347,22 +326,7 @@ def alone(name: str, title: str, build: Any, play: Any, needs: str | None, **fac
     return Specimen(name=name, title=title, build=build, run=play, **{**usual, **facts})
 
 
-_HISTORY = ("long", "mid", "short", "4x", "2x")
-
 RECENT_VIDEO: tuple[Specimen, ...] = (
-    alone(
-        "framepack",
-        "FramePack",
-        framepack,
-        run_framepack,
-        None,
-        segments=("history", "video", "image", "text"),
-        names={
-            "latents_clean": "history",
-            **{f"latents_history_{scale}": "history" for scale in _HISTORY},
-            "image_embeds": "image",
-        },
-    ),
     alone(
         "motif_video",
         "Motif-Video",

@@ -192,6 +192,29 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def llama_parts() -> dict[str, Any]:
+    """Text encoders of HunyuanVideo and FramePack."""
+    tokenizer = llama_tokenizer()
+    llama = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    clip = tiny.clip_encoder(CLIPTextModel).config
+    clip.max_position_embeddings = 77
+    return {
+        "text_encoder": LlamaModel(llama),
+        "tokenizer": tokenizer,
+        "text_encoder_2": CLIPTextModel(clip),
+        "tokenizer_2": tiny.clip_tokenizer(),
+    }
+
+
 def hunyuan_video() -> HunyuanVideoPipeline:
     """HunyuanVideo: video before text, pads masked, the text refined by attention of its own."""
     torch.manual_seed(0)
@@ -207,27 +230,11 @@ def hunyuan_video() -> HunyuanVideoPipeline:
         pooled_projection_dim=16,
         rope_axes_dim=(2, 4, 4),
     )
-    tokenizer = llama_tokenizer()
-    llama = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    clip = tiny.clip_encoder(CLIPTextModel).config
-    clip.max_position_embeddings = 77
     pipe = HunyuanVideoPipeline(
-        text_encoder=LlamaModel(llama),
-        tokenizer=tokenizer,
         transformer=transformer,
         vae=None,
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        text_encoder_2=CLIPTextModel(clip),
-        tokenizer_2=tiny.clip_tokenizer(),
+        **llama_parts(),
     )
     return tiny._finish(pipe, transformer)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._spans import Span, Spans, chain, local_name, runs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .._call import AttentionCall
+    from .._prompts import Captured
     from .._tracker import Evaluation
 
 
@@ -132,16 +135,27 @@ def helios(call: AttentionCall, evaluation: Evaluation) -> Spans | None:
 
 def framepack(call: AttentionCall, evaluation: Evaluation) -> Spans:
     """What was painted before, coarser the longer ago, the frames that are denoised, features of the first
-    picture, and the text: one row without its padding, several with it, hidden."""
-    found = refined(call, evaluation)
-    if found is not None:
-        return found
+    picture, and the text: a single row without its padding, several with it, hidden. The text's refiner holds
+    the padding in either case."""
+    count, mask = call.k.shape[2], evaluation.inputs["encoder_attention_mask"]
+    lengths = [int(length) for length in mask.sum(1).tolist()]
+    if call.site.layer is None:
+        return Spans(*(2 * [[chain(("text", text), ("padding", count - text)) for text in lengths]]))
     video, image = _video_tokens(evaluation), evaluation.inputs["image_embeds"].shape[1]
-    mask = evaluation.inputs["encoder_attention_mask"]
-    text = int(mask.sum()) if mask.shape[0] == 1 else int(mask.shape[1])
-    history = call.k.shape[2] - video - image - text
-    tokens = chain(("history", history), ("video", video), ("image", image), ("text", text))
-    return Spans(tokens, tokens)
+    history = count - video - image - (lengths[0] if len(lengths) == 1 else mask.shape[1])
+    before = (("history", history), ("video", video), ("image", image))
+    rows = [
+        chain(*before, ("text", text), ("padding", count - history - video - image - text))
+        for text in lengths
+    ]
+    return Spans(rows, rows)
+
+
+def behind_the_chat(pipe: Any, captured: Captured, prompt: int, length: int) -> Sequence[int]:
+    """FramePack: the tokens behind the system's part of the chat that are no padding."""
+    count = captured.ids.shape[1]
+    last = count if captured.mask is None else int(captured.mask[prompt].sum())
+    return range(last - length, last)
 
 
 def motif(call: AttentionCall, evaluation: Evaluation) -> Spans:

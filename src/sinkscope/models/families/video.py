@@ -43,9 +43,7 @@ VIDEO: dict[str, Family] = {
     "WanAnimateTransformer3DModel": replace(
         _WAN, kinds=(("face_adapter.*", "cross"), *_CROSS), spans=spans.animated
     ),
-    "AnyFlowTransformer3DModel": replace(
-        _WAN, latents="fchw", rows=("uncond", "cond"), spans=spans.anyflow
-    ),
+    "AnyFlowTransformer3DModel": replace(_WAN, latents="fchw", rows=("uncond", "cond"), spans=spans.anyflow),
     "HeliosTransformer3DModel": replace(_WAN, spans=spans.helios),
     "HunyuanVideoTransformer3DModel": Family(
         stacks=("transformer_blocks", "single_transformer_blocks"),
@@ -76,6 +74,7 @@ VIDEO: dict[str, Family] = {
         text=_LLAMA,
         rows=("cond", "uncond"),
         spans=spans.framepack,
+        taken=spans.behind_the_chat,
     ),
     "MotifVideoTransformer3DModel": Family(
         stacks=("transformer_blocks", "single_transformer_blocks"),
