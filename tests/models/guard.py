@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,6 +52,7 @@ def dispatch_count(pipe: Any, *, written_out: bool = False) -> Iterator[list[int
     total = [0]
 
     def counted(forward: Any) -> Any:
+        @functools.wraps(forward)  # modular pipelines ask for the names of its parameters
         def call(*args: Any, **kwargs: Any) -> Any:
             with _Counter(written_out) as counter:
                 result = forward(*args, **kwargs)

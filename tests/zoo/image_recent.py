@@ -8,40 +8,28 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from .image_bare import TEXT, _call, _ids, _noise, _ready
+from .image_bare import TEXT, _call, _noise, _ready
 
 PADDED = torch.tensor([[1] * TEXT, [1] * 4 + [0] * (TEXT - 4)])
 """Mask of a text in full and a shorter one."""
 
 
-def flux3() -> nn.Module:
+def flux3(**changes: Any) -> nn.Module:
     """FLUX.3: image, reference and text on their own first, then all three together."""
     return _ready(
         diffusers.Flux3Transformer2DModel,
-        in_channels=16,
-        cond_in_channels=16,
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        timestep_channels=8,
-        axes_dims_rope=(4, 4, 4, 4),
-    )
-
-
-def run_flux3(model: nn.Module) -> Tensor:
-    """One forward pass for two rows that look at another image."""
-    places = torch.cat([_ids(4, 4), torch.zeros(16, 1)], 1)
-    return _call(
-        model,
-        hidden_states=_noise(2, 16, 16),
-        encoder_hidden_states=_noise(2, TEXT, 16),
-        timestep=torch.ones(2),
-        img_ids=places,
-        txt_ids=torch.zeros(TEXT, 4),
-        image_cond_hidden_states=_noise(2, 6, 16),
-        image_cond_ids=places[:6] + torch.tensor([1.0, 0, 0, 0]),
+        **{
+            "in_channels": 16,
+            "cond_in_channels": 16,
+            "num_layers": 1,
+            "num_single_layers": 2,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 16,
+            "timestep_channels": 8,
+            "axes_dims_rope": (4, 4, 4, 4),
+            **changes,
+        },
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import torch
 from tests import tiny
+from torch import Tensor
 
 from . import image_recent as bare
 from .encoders import WIDTH, byte_tokenizer, qwen_tokenizer, qwen_vl3, smollm3
@@ -65,8 +66,10 @@ class Processor:
         """Ids and mask of chat turns."""
         return self.tokenizer(text, **options)
 
-    def apply_chat_template(self, turns: Any, **options: Any) -> Any:
-        """Ids of turns, without the assistant's."""
+    def apply_chat_template(self, turns: Any, tokenize: bool = True, **options: Any) -> Any:
+        """Ids of turns, without the assistant's; or as one text."""
+        if not tokenize:
+            return self.tokenizer.apply_chat_template(turns, tokenize=False, **options)
         said = [f"<|im_start|>{turn['role']}\n{turn['content'][0]['text']}<|im_end|>\n" for turn in turns]
         return self.tokenizer(said).input_ids
 
@@ -158,3 +161,44 @@ def kandinsky3() -> Any:
         movq=movq,
     )
     return tiny._finish(pipe, unet)
+
+
+def flux3() -> Any:
+    """FLUX.3: a modular pipeline, whose guider hands out the sides of guidance. The step that rewrites a prompt
+    is left out."""
+    from diffusers.modular_pipelines.flux3.modular_blocks_flux3 import Flux3AutoBlocks
+
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer()
+    transformer = bare.flux3(joint_attention_dim=2 * WIDTH)
+    blocks = Flux3AutoBlocks()
+    blocks.sub_blocks.pop("prompt_upsampler")
+    pipe = blocks.init_pipeline()
+    pipe.update_components(
+        text_encoder=qwen_vl3(tokenizer),
+        tokenizer=Processor(tokenizer),
+        vae=_flux2_vae(),
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+    )
+    return tiny._finish(pipe, transformer)
+
+
+def picture() -> Any:
+    """A picture to look at."""
+    from PIL import Image
+
+    return Image.effect_mandelbrot((16, 16), (-2, -1, 1, 1), 20).convert("RGB")
+
+
+def run_flux3(pipe: Any, **changes: Any) -> Tensor:
+    """Two steps for "a cat" next to a picture, as latents."""
+    given = {"prompt": "a cat", "height": 16, "width": 16, "num_inference_steps": 2, **changes}
+    found: Tensor = pipe(
+        image=picture(),
+        text_encoder_out_layers=(0, 1),
+        generator=torch.Generator().manual_seed(0),
+        output="latents",
+        **given,
+    )
+    return found

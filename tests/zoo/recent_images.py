@@ -68,14 +68,19 @@ RECENT_IMAGES: tuple[Specimen, ...] = (
         guidance="one batch",
         schedulers=("euler", "ddim"),
     ),
-    _bare(
+    _pipe(
         "flux3",
         "FLUX.3",
-        bare.flux3,
-        bare.run_flux3,
-        needs=("Flux3Transformer2DModel",),
+        pipelines.flux3,
+        {},
+        run=pipelines.run_flux3,
+        needs=("Flux3ModularPipeline",),
+        roles=(("template", 6), ("content", 5), ("eos", 1), ("template", 11), ("pad", 57)),
         segments=("text", "image", "reference"),
         names={"image_cond_hidden_states": "reference"},
+        two=None,
+        off=None,
+        **_SEPARATE,
     ),
     _bare(
         "qwen-image-21-edit",

@@ -32,8 +32,7 @@ def image_grid(inputs: Mapping[str, Any], count: int) -> list[tuple[int, int]] |
     ids = inputs.get("img_ids")
     if isinstance(ids, Tensor) and ids.shape[-2] >= count and ids.shape[-1] in (3, 4):
         # Images to look at may follow the one that is painted.
-        places = ids.reshape(-1, *ids.shape[-2:])[0, :count].long().tolist()
-        return [(place[1], place[2]) for place in places]
+        return _ranked(ids.reshape(-1, *ids.shape[-2:])[0, :count])
     shapes = inputs.get("img_shapes")
     if shapes:
         sizes = shapes[0] if isinstance(shapes[0], list) else shapes
@@ -44,14 +43,20 @@ def image_grid(inputs: Mapping[str, Any], count: int) -> list[tuple[int, int]] |
     ids = inputs.get("position_ids")
     if isinstance(ids, Tensor) and ids.dim() > 1 and ids.shape[-1] == 3 and ids.shape[-2] >= count:
         # One sequence whose last tokens are the image, with time, row and column of each.
-        corner, *_ = places = ids.reshape(-1, *ids.shape[-2:])[0, -count:].long().tolist()
-        return [(place[1] - corner[1], place[2] - corner[2]) for place in places]
+        return _ranked(ids.reshape(-1, *ids.shape[-2:])[0, -count:])
     latents = _latents(inputs)
     if latents is not None and latents.dim() == 6 and "shape_list" not in inputs:
         latents = latents[:, -1, :, 0]  # the last of several images of one frame
     if latents is None or latents.dim() != 4:
         return None
     return _squares(latents.shape[2], latents.shape[3], count)
+
+
+def _ranked(ids: Tensor) -> list[tuple[int, int]]:
+    """Rows and columns from position ids `[token, (time, row, column, ...)]`, which may start anywhere and be
+    scaled (FLUX.3)."""
+    rows, columns = (ids[:, axis].unique(return_inverse=True)[1].tolist() for axis in (1, 2))
+    return list(zip(rows, columns, strict=True))
 
 
 def visual_places(

@@ -7,9 +7,10 @@ import inspect
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -184,10 +185,12 @@ class PromptBook:
     def note(self, encoder: str, ids: Tensor, mask: Tensor | None) -> None:
         """Write down what a text encoder was given in this thread."""
         if threading.get_ident() == self._thread:
-            texts = _texts_of_rows(self._texts, len(ids))
+            asked = [] if self._texts else self._asked()
+            texts = _texts_of_rows(self._texts or asked, len(ids))
             calls = self._open().ids.setdefault(encoder, [])
             # What is read beside the prompt when nobody gave a negative one is the empty text.
-            if self._unsaid and encoder in self._running and not torch.equal(calls[-1].ids, ids):
+            unsaid = (self._unsaid and encoder in self._running) or len(asked) == len(calls) == 1
+            if unsaid and not torch.equal(calls[-1].ids, ids):
                 texts = (("",),) * len(ids)
             self._running.add(encoder)
             calls.append(Captured(ids, mask, texts))
@@ -222,12 +225,24 @@ class PromptBook:
         return result
 
     def _called_by_pipeline(self) -> bool:
-        frame = sys._getframe(1)
+        return self._call() is not None
+
+    def _call(self) -> FrameType | None:
+        """The call of the pipeline that is running."""
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             if frame.f_code.co_name == "__call__" and frame.f_locals.get("self") is self.pipe:
-                return True
-            frame = frame.f_back  # type: ignore[assignment]
-        return False
+                return frame
+            frame = frame.f_back
+        return None
+
+    def _asked(self) -> list[Any]:
+        """What the pipeline was called with, where it encodes its prompts in parts of its own (FLUX.3)."""
+        frame = None if callable(getattr(self.pipe, "encode_prompt", None)) else self._call()
+        if frame is None:
+            return []
+        given = dict(frame.f_locals)
+        return _spelled({**given, **(given.get("kwargs") or {})})
 
 
 _open_books: list[PromptBook] = []
@@ -269,6 +284,10 @@ def _written(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[A
         given = inspect.signature(call).bind_partial(*args, **kwargs).arguments
     except (TypeError, ValueError):  # the call itself will say what is wrong
         return []
+    return _spelled(given)
+
+
+def _spelled(given: Mapping[str, Any]) -> list[Any]:
     values = [value for name, value in given.items() if _TEXTS.fullmatch(name)]
     return [
         # Some pipelines write their templates into the lists they are given.

@@ -79,6 +79,8 @@ class Tracker:
         self.bare = isinstance(pipe, nn.Module)
         self.step = self.generation = self.evaluation = 0
         self.announced: str | None = None
+        self._sides: list[dict[str, Any]] = []
+        """What a guider prepared last, one side of guidance each."""
         self.scheduler: Any = None
         self._thread = 0
         self._reached: int | None = None
@@ -94,6 +96,9 @@ class Tracker:
                     stack.callback(wrap(root, "generate", self._on_generate))
             return
         self._follow_scheduler()
+        guider = getattr(self.pipe, "guider", None)
+        if callable(getattr(guider, "prepare_inputs", None)):
+            stack.callback(wrap(guider, "prepare_inputs", self._on_guidance))
         for root in self.roots.values():
             if callable(getattr(root, "cache_context", None)):
                 stack.callback(wrap(root, "cache_context", self._on_announcement))
@@ -125,6 +130,12 @@ class Tracker:
         if self._here():
             self.announced = str(args[0] if args else kwargs.get("name"))
         return call_next(*args, **kwargs)
+
+    def _on_guidance(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = call_next(*args, **kwargs)
+        if self._here():
+            self._sides = [dict(vars(batch)) for batch in result]
+        return result
 
     def _on_generate(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._here():
@@ -223,6 +234,9 @@ class Tracker:
             guided = count == 2 * prompts.rows or self._guided() or prompts.negated
             both = guided and _repeats(root, inputs)
             return _halves(count, order) if both else _plain(count, "none")
+        side = self._prepared(inputs)
+        if side is not None:
+            return _plain(count, side)
         if self.announced in _SIDES:
             return _plain(count, _SIDES[self.announced])
         if prompts is None or prompts.positive is None:
@@ -232,6 +246,18 @@ class Tracker:
         if told is not None and told.count("cond") in (0, count / 2, count):
             return _numbered(told)
         return self._matched(count, inputs, prompts, order)
+
+    def _prepared(self, inputs: dict[str, Any]) -> Branch | None:
+        """The side whose inputs a guider of a modular pipeline prepared for this forward pass; None where it
+        prepared but one side, or the inputs are of none of them alone."""
+        found = set()
+        for side in self._sides if len(self._sides) > 1 else ():
+            others = [other for other in self._sides if other is not side]
+            for name, value in side.items():
+                own = isinstance(value, Tensor) and value is inputs.get(name)
+                if own and not any(other.get(name) is value for other in others):
+                    found.add(side.get("__guidance_identifier__"))
+        return _SIDES.get(found.pop()) if len(found) == 1 else None
 
     def _matched(
         self, count: int, inputs: dict[str, Any], prompts: Prompts, order: tuple[Branch, Branch]
