@@ -67,7 +67,8 @@ def _given(specimen: Specimen) -> dict[str, Any]:
 def _size(specimen: Specimen, given: dict[str, Any]) -> dict[str, int]:
     """Height, width and frames: as the pipeline was asked, or such that a module's latents come out."""
     if specimen.whole:
-        named = {"height": "height", "width": "width", "num_frames": "frames", "video_length": "frames"}
+        named = {"height": "height", "width": "width"}
+        named |= dict.fromkeys(("num_frames", "video_length", "segment_frame_length"), "frames")
         return {to: given[name] for name, to in named.items() if given.get(name)}
     family = family_of(built(specimen))
     latents = given.get("hidden_states", given.get("sample"))

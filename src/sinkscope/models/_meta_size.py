@@ -41,6 +41,11 @@ _WITHOUT_AUTOENCODER = {
 }
 """Pixels and frames per latent of the released pipelines, where they are not 8 and 4 (1 for images)."""
 
+_FRAMES = ("num_frames", "video_length", "segment_frame_length")
+"""What pipelines call the number of frames."""
+_WINDOWS = ("latent_window_size", "num_latent_frames_per_chunk")
+"""What pipelines call the latent frames that they denoise at a time."""
+
 _AS_LONG_AS_THE_PROMPT = (
     "BriaFiboTransformer2DModel",
     "Lumina2Transformer2DModel",
@@ -70,7 +75,8 @@ def size_of(
     spatial, temporal, assumed = _factors(bones)
     tall, wide = _own_size(root, spatial, call)
     height, width = height or tall, width or wide
-    frames = frames or call.get("num_frames") or call.get("video_length") or _own_frames(root, temporal)
+    asked_frames = frames or next((call[name] for name in _FRAMES if call.get(name)), None)
+    frames, window = _one_window(asked_frames or _own_frames(root, temporal), temporal, call)
     length = _text(bones, root, call)
     latent = Size(
         height=max(height // spatial, 1),
@@ -80,9 +86,18 @@ def size_of(
         clip=_clip(bones),
         image=_image(bones),
     )
-    notes = [assumed, None if text else _of_the_prompt(bones, root, length)]
+    notes = [assumed, window, None if text else _of_the_prompt(bones, root, length)]
     assumed = "; ".join(note for note in notes if note) or None
     return SizeInPixels(height=height, width=width, frames=frames, latent=latent, assumed=assumed)
+
+
+def _one_window(frames: int, temporal: int, call: Mapping[str, int]) -> tuple[int, str | None]:
+    """Frames that are denoised at a time, where a pipeline paints window after window."""
+    window = next((call[name] for name in _WINDOWS if call.get(name)), None)
+    most = frames if window is None else (window - 1) * temporal + 1
+    if frames <= most:
+        return frames, None
+    return most, f"one window of {most} frames, after which the next one follows"
 
 
 def _of_the_prompt(bones: Skeleton, root: nn.Module, length: int) -> str | None:
@@ -178,7 +193,9 @@ def _own_frames(root: nn.Module, temporal: int) -> int:
         return int(config.num_frames)
     if isinstance(frames, int):  # CogVideoX counts frames there, Allegro latent frames
         return (frames - 1) * temporal + 1 if frames < 30 else frames
-    return 1
+    return (
+        121 if type(root).__name__ == "LTX2VideoTransformer3DModel" else 1
+    )  # written in its pipelines' code
 
 
 def _text(bones: Skeleton, root: nn.Module, call: Mapping[str, int]) -> int:

@@ -29,6 +29,7 @@ class Streams:
     _size: Size
     _latents: Tensor
     _config: Any
+    _parameters: Any
 
     def _has(self, name: str) -> Any:
         return getattr(self._config, name, None)
@@ -107,7 +108,7 @@ class Streams:
     # ---- a picture that shall move
 
     def fps(self) -> Any:
-        return torch.full((1,), 16)
+        return torch.full((1,), 16) if "image_latents" in self._parameters else None
 
     def image_latents(self) -> Any:
         return self._latents
@@ -119,12 +120,24 @@ class Streams:
     # ---- sound, and times
 
     def audio_hidden_states(self) -> Any:
-        # Kandinsky 6: a second of video is 24 frames, a token of audio 1024 samples of 44,100.
-        wide = self._has("in_audio_dim")
-        if wide is None:
-            return None
-        frames = (self._size.frames - 1) * _PIXEL_FRAMES + 1
-        return torch.empty(1, ceil(frames / 24 * 44_100 / 1024), wide, device="meta")
+        wide = self._has("in_audio_dim") or self._has("audio_in_channels")
+        return None if wide is None else torch.empty(1, self._heard(), wide, device="meta")
+
+    def _heard(self) -> int:
+        """Tokens of sound: a second of video is 24 frames."""
+        hop, rate = self._has("audio_hop_length"), self._has("audio_sampling_rate")
+        if hop is None or rate is None:  # Kandinsky 6
+            frames = (self._size.frames - 1) * _PIXEL_FRAMES + 1
+            return ceil(frames / 24 * 44_100 / 1024)
+        frames = (self._size.frames - 1) * self._has("vae_scale_factors")[0] + 1
+        return round(frames / 24 * rate / hop / self._has("audio_scale_factor"))
+
+    def audio_num_frames(self) -> Any:
+        return self._heard() if self._has("audio_in_channels") else None
+
+    def audio_encoder_hidden_states(self) -> Any:
+        wide = self._has("caption_channels")
+        return None if wide is None else torch.empty(1, self._size.text, wide, device="meta")
 
     def r_timestep(self) -> Any:
         return torch.full((1, self._size.frames), 400.0)
