@@ -56,7 +56,7 @@ def caught(dtype: torch.dtype, dim: int, mask: str) -> list[Launch]:
     q = torch.zeros(1, TOKENS, 2, dim, dtype=dtype).transpose(1, 2)
     masks = {
         "bool": (torch.ones(1, 1, 1, TOKENS, dtype=torch.bool),),
-        "float": (q.new_zeros(1, 1, 1, TOKENS),),
+        "float": (q.new_zeros(1, 1, TOKENS, TOKENS),),
     }
     ops = Operands(q, q, q, masks=masks.get(mask, ()), is_causal=mask == "causal")
     weights = torch.ones(1, 1, 1, TOKENS)

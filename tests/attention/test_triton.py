@@ -89,6 +89,34 @@ def test_cutting_the_queries_changes_nothing(
     compare(moved(small(5, heads=1, queries=149, keys=33, mask=mask), device), want=("mass", *STATISTICS[1:]))
 
 
+@pytest.mark.parametrize("low", [-torch.inf, -1e4, -30.0])
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_masks_over_keys_alone_in_half_types(device: torch.device, dtype: torch.dtype, low: float) -> None:
+    """Biases per row and head, a row without keys, and a boolean mask beside them."""
+    call = small(13, rows=3, mask="keys", dtype=dtype)
+    keep = call.mask.clone()
+    keep[1] = False
+    bias = torch.where(torch.rand(3, 2, 1, 19, generator=torch.Generator().manual_seed(1)) > 0.3, 0.5, low)
+    bias[..., 0] = 0.0
+    for masks in ((keep,), (bias,), (keep, bias), (bias.half(), bias)):
+        ops = Operands(
+            call.q.to(device), call.k.to(device), call.v.to(device), tuple(m.to(device) for m in masks)
+        )
+        assert _triton._is_plain(ops)
+        weights = torch.rand(1, 1, 2, 21, generator=torch.Generator().manual_seed(2)).to(device)
+        got, want = (run(ops, weights, set(STATISTICS)) for run in (_triton.run, _backends._reference))
+        for name, tolerance in (
+            ("mass", 1e-4),
+            ("lse", 1e-5),
+            ("entropy", 1e-4),
+            ("peak", 1e-5),
+            ("output", 1e-4),
+        ):
+            found, goal = getattr(got, name).double(), getattr(want, name).double()
+            torch.testing.assert_close(found, goal, rtol=tolerance, atol=5e-5 if name == "output" else 1e-5)
+        assert torch.equal(got.alive, want.alive)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_capped_logits(device: torch.device, dtype: torch.dtype) -> None:
     call = small(12, mask="keys", dtype=dtype, spread=8.0)

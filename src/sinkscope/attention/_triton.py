@@ -81,7 +81,7 @@ def columns(ops: Operands, lse: Tensor, weights: Tensor, want: Collection[str]) 
     """
     lse = lse.contiguous()  # kernels hand it over as [row, query, head]
     with _on(ops) as blocks:
-        top = lse / ops.factor if _is_plain(ops) else lse
+        top = lse / _unit(ops)
         entropy = "entropy" in want
         mass, bits = _column_pass(ops, top, weights.float(), blocks, _arguments(ops, blocks), entropy)
     nats = None if bits is None else bits.sum(-1) * -math.log(2.0)
@@ -162,7 +162,7 @@ def _run(ops: Operands, weights: Tensor, want: Collection[str], blocks: Blocks) 
     if ops.masks:
         raw.alive = top > -torch.inf
     if "lse" in want:
-        raw.lse = (top * ops.factor if _is_plain(ops) else top) + total.log()
+        raw.lse = top * _unit(ops) + total.log()
     largest = torch.where(total == 0, 0.0, 1.0 / total)
     if {"max_weight", "concentration"} & set(want):
         raw.peak = largest
@@ -296,11 +296,15 @@ def _arguments(ops: Operands, blocks: Blocks) -> dict[str, Any]:
         **_strides("q", ops.q),
         **_strides("k", ops.k),
     }
+    masks = [four_axes(mask).expand(ops.shape) for mask in ops.masks]
+    keyed = _is_plain(ops) and bool(masks)
+    if keyed:
+        masks = [_key_bias(ops).expand(ops.shape)]
     for index in range(2):
         mask, kind = ops.q, 0
-        if index < len(ops.masks):
-            mask = four_axes(ops.masks[index]).expand(ops.shape)
-            kind = 1 if mask.dtype == torch.bool else 2
+        if index < len(masks):
+            mask = masks[index]
+            kind = 3 if keyed else 1 if mask.dtype == torch.bool else 2
         found[f"mask{index}"] = mask.view(torch.uint8) if kind == 1 else mask
         found[f"KIND{index}"] = kind
         names = ("row", "head", "query", "key")
@@ -311,7 +315,24 @@ def _arguments(ops: Operands, blocks: Blocks) -> dict[str, Any]:
 def _is_plain(ops: Operands) -> bool:
     """Whether the short way through the kernels is right; see `_triton_kernels`."""
     half = ops.q.dtype in (torch.float16, torch.bfloat16) and ops.k.dtype == ops.q.dtype
-    return half and not ops.masks and not ops.is_causal and ops.softcap is None and ops.factor > 0
+    keyed = all(four_axes(mask).shape[2] == 1 for mask in ops.masks)
+    return half and keyed and not ops.is_causal and ops.softcap is None and ops.factor > 0
+
+
+def _unit(ops: Operands) -> float:
+    """What `top` of the kernels is counted in, in nats."""
+    return (math.log(2.0) if ops.masks else ops.factor) if _is_plain(ops) else 1.0
+
+
+def _key_bias(ops: Operands) -> Tensor:
+    """Masks over keys alone as one number per key, in units of log 2: [row or 1, head or 1, 1, key]."""
+    total: Tensor | float = 0.0
+    for mask in map(four_axes, ops.masks):
+        if mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
+        total = total + mask.float()
+    assert isinstance(total, Tensor)  # there is a mask
+    return total / math.log(2.0)
 
 
 def _strides(name: str, tensor: Tensor) -> dict[str, int]:

@@ -9,14 +9,15 @@ Products are exact: half types go through the matrix units with float32 sums, fl
 (the default would round to TF32). Softmax is taken from logit minus maximum, not minus log-sum-exp: that
 keeps the digits of weights whose logits are large.
 
-PLAIN calls (half types, no mask, no cap, positive scale) are kept to about five instructions per logit, so
-that the exponential is the limit: `top` is then the largest q.k, without the scale, and one fused
-multiply-add gives the exponent. What it rounds, `top * scale`, is the same number in both kernels, so the
-weights do not feel it.
+PLAIN calls (half types, no cap, positive scale, at most masks over keys alone) are kept to about five
+instructions per logit, so that the exponential is the limit: `top` is then the largest q.k, without the
+scale, and one fused multiply-add gives the exponent. What it rounds, `top * scale`, is the same number in
+both kernels, so the weights do not feel it. Masks over keys alone come as one number per key (kind 3, to be
+added in units of log 2, in which `top` is then too).
 
 Loads and masks are written out where they are used: each call of another jitted function makes the rest of a
 launch slower in Triton's interpreter, in which the tests run. Masks have a kind: 0 none, 1 boolean (as
-bytes), 2 additive.
+bytes), 2 additive, 3 see below.
 """
 
 from __future__ import annotations
@@ -97,8 +98,11 @@ def _rowlse(
                 s *= scale
             if CAPPED:  # cap * tanh(s / cap); its exponential may overflow, the result does not
                 s = cap * (1.0 - 2.0 / (tl.exp2(s * (2.0 * LOG2E / cap)) + 1.0))
+            if KIND0 == 3:  # only where PLAIN
+                bias = tl.load(mask0 + columns * m0_key, mask=columns < keys, other=float("-inf"))
+                s = tl.fma(s, tl.full([BM, BN], steep, tl.float32), tl.broadcast_to(bias[None, :], [BM, BN]))
             inside = (rows[:, None] < count) & (columns[None, :] < keys)
-            if KIND0 != 0:
+            if KIND0 == 1 or KIND0 == 2:
                 found0 = tl.load(
                     mask0 + rows.to(tl.int64)[:, None] * m0_query + columns.to(tl.int64)[None, :] * m0_key,
                     mask=inside,
@@ -120,10 +124,16 @@ def _rowlse(
                     s += found1.to(tl.float32)
             if CAUSAL:
                 s = tl.where(columns[None, :] <= place[:, None], s, float("-inf"))
-            if part == 1:
+            if part == 1 and KIND0 != 3:
                 s = tl.where(columns[None, :] < keys, s, float("-inf"))
             new = tl.maximum(best, tl.max(s, 1))
-            if PLAIN:  # every block holds a key of every query, so no maximum is -inf
+            if KIND0 == 3:
+                safe = tl.where(new == float("-inf"), 0.0, new)
+                moved = best - safe
+                shrink = tl.exp2(moved)
+                centred = s - safe[:, None]
+                p = tl.exp2(centred)
+            elif PLAIN:  # every block holds a key of every query, so no maximum is -inf
                 centre = new * steep
                 moved = best * steep - centre
                 shrink = tl.exp2(moved)
@@ -138,7 +148,9 @@ def _rowlse(
             if ENTROPY:
                 moved = tl.where(best == float("-inf"), 0.0, moved)
                 seen = centred
-                if part == 1 or not PLAIN:  # a logit of -inf has weight 0, and 0 * inf is no number
+                if (
+                    part == 1 or KIND0 == 3 or not PLAIN
+                ):  # a logit of -inf has weight 0, and 0 * inf is no number
                     seen = tl.where(p > 0, centred, 0.0)
                 spread = shrink * (spread + sums * moved) + tl.sum(p * seen, 1)
             sums = sums * shrink + tl.sum(p, 1)
@@ -211,6 +223,8 @@ def _colsum(
     q += row * q_row + head * q_head
     mask0 += row * m0_row + head * m0_head
     mask1 += row * m1_row + head * m1_head
+    if KIND0 == 3:
+        bias = tl.load(mask0 + columns * m0_key, mask=columns < keys, other=0.0)
     top += cell.to(tl.int64) * count
     weights += (cell.to(tl.int64) * groups + one) * count
     sums = tl.full([BM, BN], 0.0, tl.float32)
@@ -236,7 +250,7 @@ def _colsum(
         if CAPPED:  # cap * tanh(s / cap); its exponential may overflow, the result does not
             s = cap * (1.0 - 2.0 / (tl.exp2(s * (2.0 * LOG2E / cap)) + 1.0))
         inside = (rows[:, None] < count) & (columns[None, :] < keys)
-        if KIND0 != 0:
+        if KIND0 == 1 or KIND0 == 2:
             found0 = tl.load(
                 mask0 + rows.to(tl.int64)[:, None] * m0_query + columns.to(tl.int64)[None, :] * m0_key,
                 mask=inside,
@@ -261,16 +275,22 @@ def _colsum(
             if PLACED:
                 place = tl.load(positions + rows, mask=rows < count, other=0)
             s = tl.where(columns[None, :] <= place[:, None], s, float("-inf"))
-        best = tl.load(top + rows, mask=rows < count, other=0.0)
+        # Rows past the end have no maximum that bounds their logits.
+        best = tl.load(top + rows, mask=rows < count, other=1e30)
         w = tl.load(weights + rows, mask=rows < count, other=0.0)[:, None]
-        if PLAIN:  # rows past the end have logits of 0 and weights of 0; columns past the end are not stored
+        if KIND0 == 3:
+            safe = tl.where(best == float("-inf"), 0.0, best)
+            s = tl.fma(s, tl.full([BM, BN], steep, tl.float32), tl.broadcast_to(bias[None, :], [BM, BN]))
+            centred = s - safe[:, None]
+            p = tl.exp2(centred)
+        elif PLAIN:  # columns past the end are not stored
             centred = tl.fma(s, steep, -(best * steep)[:, None])
             p = tl.exp2(centred)
         else:
             best = tl.where(best == float("-inf"), 0.0, best)
             centred = (s - best[:, None]) * LOG2E
-            # Rows past the end have no maximum that bounds their logits: their weights are set.
             p = tl.where(inside, tl.exp2(centred), 0.0)
+        if ENTROPY and (KIND0 != 0 or not PLAIN):
             centred = tl.where(p > 0, centred, 0.0)
         if ENTROPY:
             shares = p * w
