@@ -164,8 +164,8 @@ def kandinsky3() -> Any:
 
 
 def flux3() -> Any:
-    """FLUX.3: a modular pipeline, whose guider hands out the sides of guidance. The step that rewrites a prompt
-    is left out."""
+    """FLUX.3: a modular pipeline, whose guider hands out the sides of guidance; without the step that writes
+    the prompt anew."""
     from diffusers.modular_pipelines.flux3.modular_blocks_flux3 import Flux3AutoBlocks
 
     torch.manual_seed(0)

@@ -17,6 +17,7 @@ from .families import Family, family_of
 from .families.language import READ_OFF
 
 _BESIDE_THE_STACK = re.compile(r"refiner|pooler|embed")
+_OF_THE_TEXT = re.compile(r"(^|\.)(context|token|text|txt)_")
 _LATE = 1_000_000
 """More than there are modules."""
 _HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads")
@@ -126,7 +127,7 @@ def _key_segments(name: str, kind: Kind, family: Family | None) -> tuple[str, ..
             return segments
     if kind == "joint":
         return family.joint if family and family.joint else ()
-    if kind == "cross":
+    if kind == "cross" or (kind == "self" and _OF_THE_TEXT.search(name)):
         return ("text",)
     return (family.visual,) if kind in ("self", "temporal") and family else ()
 

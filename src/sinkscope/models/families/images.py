@@ -145,7 +145,7 @@ IMAGES: dict[str, Family] = {
     "Flux3Transformer2DModel": Family(
         stacks=("txt_mode_blocks", "mode_blocks", "single_transformer_blocks"),
         kinds=(("single_transformer_blocks.*", "joint"), ("*", "self")),
-        keys=(("txt_mode_blocks.*", ("text",)), ("mode_blocks.image_cond.*", ("reference",))),
+        keys=(("mode_blocks.image_cond.*", ("reference",)),),
         joint=("text", "image"),
         text=_ENCODER,
         spans=recent.flux3,
@@ -161,7 +161,7 @@ IMAGES: dict[str, Family] = {
     "Krea2Transformer2DModel": Family(
         stacks=("transformer_blocks",),
         kinds=(("transformer_blocks.*", "joint"), ("*", "self")),
-        keys=(("*.layerwise_blocks.*", ("text_layer",)), ("text_fusion.*", ("text",))),
+        keys=(("*.layerwise_blocks.*", ("text_layer",)),),
         joint=("text", "image"),
         text=_ENCODER,
         spans=recent.krea2,
