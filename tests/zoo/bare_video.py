@@ -105,8 +105,8 @@ def run_usual(model: Any, **changes: Any) -> Tensor:
     return bare(model, **_usual())
 
 
-def skyreels() -> Any:
-    return awake("SkyReelsV2Transformer3DModel", **_WAN)
+def skyreels(**options: Any) -> Any:
+    return awake("SkyReelsV2Transformer3DModel", **{**_WAN, **options})
 
 
 def vace() -> Any:

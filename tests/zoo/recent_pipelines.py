@@ -106,6 +106,15 @@ def run_wan_animate(pipe: Any, **changes: Any) -> Tensor:
         return pipe(generator=torch.Generator().manual_seed(0), output_type="latent", **given).frames
 
 
+def skyreels() -> Any:
+    """SkyReels V2 with diffusion forcing: each latent frame is stepped by a scheduler of its own, a copy."""
+    torch.manual_seed(0)
+    transformer = bare_video.skyreels(in_channels=16, out_channels=16, text_dim=32)
+    torch.manual_seed(0)
+    pipe = diffusers.SkyReelsV2DiffusionForcingPipeline(transformer=transformer, **_wan_parts())
+    return tiny._finish(pipe, transformer)
+
+
 def helios() -> Any:
     """Helios: the first window, whose past is zeros."""
     torch.manual_seed(0)
@@ -413,6 +422,7 @@ RECENT_PIPELINES: tuple[Specimen, ...] = (
         roles=(*T5_ROLES[:2], ("pad", 512 - 7)),
         **_SEPARATE,
     ),
+    _whole("skyreels", "SkyReels V2", skyreels, run_wan, "SkyReelsV2DiffusionForcingPipeline", **_SEPARATE),
     _whole(
         "helios",
         "Helios",

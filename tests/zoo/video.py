@@ -384,7 +384,6 @@ VIDEO: tuple[Specimen, ...] = (
         needs=("HunyuanVideo15Transformer3DModel",),
         **_BARE,
     ),
-    _known("skyreels", "SkyReels V2", bare.skyreels, bare.run_usual, **_BARE),
     _known("vace", "Wan VACE", bare.vace, bare.run_vace, mixed=True, **_BARE),
     _known("easyanimate", "EasyAnimate", bare.easyanimate, bare.run_usual, **_BARE),
     *MOTION,

@@ -84,6 +84,8 @@ class Tracker:
         self.scheduler: Any = None
         self._thread = 0
         self._reached: int | None = None
+        self._stepped = False
+        self._last: Any = None
         self._release: list[Callable[[], None]] = []
 
     def install(self, stack: ExitStack) -> None:
@@ -149,6 +151,7 @@ class Tracker:
             if before is not None and self._reached is not None and before < self._reached:
                 self.step -= self._reached - before  # a pipeline that takes back a step (Cosmos)
             self._reached = getattr(self.scheduler, "step_index", None)
+            self._stepped = True
             self.step += 1
         return result
 
@@ -162,6 +165,7 @@ class Tracker:
         self.generation += self.evaluation > 0
         self.step = self.evaluation = 0
         self._reached = None
+        self._stepped, self._last = False, None
 
     def begin(
         self,
@@ -179,6 +183,8 @@ class Tracker:
         except TypeError:  # the forward pass itself reports wrong arguments better
             inputs = dict(kwargs)
         by_forward = self.bare or self.scheduler is None
+        if not by_forward:
+            self._follow_timestep(inputs)
         evaluation = Evaluation(
             part=part,
             inputs=inputs,
@@ -194,6 +200,18 @@ class Tracker:
         )
         self.evaluation += 1
         return evaluation
+
+    def _follow_timestep(self, inputs: dict[str, Any]) -> None:
+        """Where the scheduler itself is never stepped, as a pipeline steps copies of it (SkyReels V2, one for
+        each frame), another timestep is another step."""
+        now = next((inputs[name] for name in _TIMESTEPS if inputs.get(name) is not None), None)
+        before, self._last = self._last, now
+        if self._stepped or self.evaluation == 0 or before is None or now is before:
+            return
+        if isinstance(now, Tensor) and isinstance(before, Tensor):
+            self.step += now.shape != before.shape or not torch.equal(now, before)
+        else:
+            self.step += now != before
 
     def end(self) -> None:
         """The forward pass is over."""
