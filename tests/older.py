@@ -88,3 +88,14 @@ def t5_tokenizer(vocab: list[tuple[str, float]], **options: Any) -> Any:
     backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     backend.post_processor = processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", [("</s>", 1)])
     return T5TokenizerFast(tokenizer_object=backend, extra_ids=0, **options)
+
+
+def roberta_tokenizer(vocab: dict[str, int], **options: Any) -> Any:
+    """RoBERTa tokenizer from files."""
+    from transformers import RobertaTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        names, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
+        names.write_text(json.dumps(vocab), encoding="utf-8")
+        merges.write_text("#version: 0.2\n", encoding="utf-8")
+        return RobertaTokenizer(str(names), str(merges), **options)

@@ -16,7 +16,6 @@ from diffusers import (
     UNet3DConditionModel,
 )
 from diffusers.configuration_utils import FrozenDict
-from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from PIL import Image
 from tests import tiny
 from torch import Tensor
@@ -337,6 +336,8 @@ def run_kandinsky6(pipe: Any, **changes: Any) -> Tensor:
 
 def ltx2() -> Any:
     """LTX-2: connectors put the words first and registers in the place of padding."""
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+
     torch.manual_seed(0)
     transformer = bare_video.ltx2()
     torch.manual_seed(0)

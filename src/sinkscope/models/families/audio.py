@@ -32,7 +32,7 @@ def stable_audio(call: AttentionCall, evaluation: Evaluation) -> Spans:
 def one_before(call: AttentionCall, evaluation: Evaluation) -> Spans:
     """MiniMax Music 3: one token for the timestep stands before the audio, into whose tokens the condition is
     mixed."""
-    tokens = chain(("global", 1), ("audio", call.k.shape[2] - 1))
+    tokens = chain(("timestep", 1), ("audio", call.k.shape[2] - 1))
     return Spans(tokens, tokens)
 
 
