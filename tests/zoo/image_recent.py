@@ -6,6 +6,7 @@ from typing import Any
 
 import diffusers
 import torch
+from tests import tiny
 from torch import Tensor, nn
 
 from .image_bare import TEXT, _call, _noise, _ready
@@ -347,20 +348,8 @@ def prior() -> nn.Module:
         attention_head_dim=8,
         num_layers=2,
         embedding_dim=16,
-        num_embeddings=TEXT,
+        num_embeddings=tiny.TEXT,
         additional_embeddings=4,
-    )
-
-
-def run_prior(model: nn.Module) -> Tensor:
-    """One forward pass for two rows, the text of the second one shorter."""
-    return _call(
-        model,
-        hidden_states=_noise(2, 16),
-        timestep=torch.ones(2),
-        proj_embedding=_noise(2, 16),
-        encoder_hidden_states=_noise(2, TEXT, 16),
-        attention_mask=PADDED.bool(),
     )
 
 

@@ -202,3 +202,36 @@ def run_flux3(pipe: Any, **changes: Any) -> Tensor:
         **given,
     )
     return found
+
+
+def prior() -> Any:
+    """The prior of Kandinsky 2.2: CLIP's text becomes the embedding of an image."""
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    sees = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        projection_dim=16,
+    )
+    denoiser = bare.prior()
+    pipe = diffusers.KandinskyV22PriorPipeline(
+        prior=denoiser,
+        image_encoder=CLIPVisionModelWithProjection(sees),
+        text_encoder=tiny.clip_encoder(),
+        tokenizer=tiny.clip_tokenizer(),
+        scheduler=diffusers.UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample"),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=8),
+    )
+    return tiny._finish(pipe, denoiser)
+
+
+def run_prior(pipe: Any, **changes: Any) -> Tensor:
+    """Two steps for "a cat", as the embedding of an image."""
+    given = {"prompt": "a cat", "num_inference_steps": 2, **changes}
+    found: Tensor = pipe(generator=torch.Generator().manual_seed(0), output_type="pt", **given).image_embeds
+    return found

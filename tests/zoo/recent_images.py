@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import image_recent as bare
 from . import image_recent_pipelines as pipelines
-from .images import _SEPARATE, _bare, _pipe
+from .images import _CLIP, _SEPARATE, _bare, _pipe
 from .specimen import Specimen
 
 _REFERENCE = {"finer": {"reference": "image"}}
@@ -138,13 +138,17 @@ RECENT_IMAGES: tuple[Specimen, ...] = (
         grid=False,
         finer={"reference": "image", "padding": "image"},
     ),
-    _bare(
+    _pipe(
         "prior",
         "Kandinsky 2 and unCLIP (prior)",
-        bare.prior,
-        bare.run_prior,
+        pipelines.prior,
+        {},
+        run=pipelines.run_prior,
+        brief={},  # its scheduler makes two steps at least
+        roles=_CLIP,
         segments=("text", "pooled", "timestep", "image_embed", "register"),
         learned=("pooled", "timestep", "image_embed", "register"),
+        guidance="one batch",
     ),
     _bare("unet2d", "DDPM (unconditional)", bare.unet2d, bare.run_unet2d, segments=("image",)),
     _bare(
