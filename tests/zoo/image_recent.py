@@ -154,26 +154,29 @@ def fibo(**changes: Any) -> nn.Module:
     )
 
 
-def fibo2() -> nn.Module:
+def fibo2(**changes: Any) -> nn.Module:
     """Bria Fibo 2: learned tokens read the text, the image reads them; some blocks read the text too."""
     return _ready(
         diffusers.BriaFibo2Transformer2DModel,
-        in_channels=4,
-        patch_size=2,
-        dim=32,
-        n_layers=2,
-        n_refiner_layers=1,
-        n_heads=2,
-        cap_feat_dim=16,
-        injection_layer_ids=(1,),
-        perceiver_num_layers=1,
-        min_num_gist_tokens=2,
-        max_num_gist_tokens=4,
-        gist_step=1,
-        gist_min_text_len=4,
-        gist_max_text_len=6,
-        axes_dims=(4, 6, 6),
-        axes_lens=(16, 8, 8),
+        **{
+            "in_channels": 4,
+            "patch_size": 2,
+            "dim": 32,
+            "n_layers": 2,
+            "n_refiner_layers": 1,
+            "n_heads": 2,
+            "cap_feat_dim": 16,
+            "injection_layer_ids": (1,),
+            "perceiver_num_layers": 1,
+            "min_num_gist_tokens": 2,
+            "max_num_gist_tokens": 4,
+            "gist_step": 1,
+            "gist_min_text_len": 4,
+            "gist_max_text_len": 6,
+            "axes_dims": (4, 6, 6),
+            "axes_lens": (16, 8, 8),
+            **changes,
+        },
     )
 
 

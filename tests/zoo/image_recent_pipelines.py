@@ -62,7 +62,7 @@ class Processor:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
 
-    def __call__(self, text: Any, **options: Any) -> Any:
+    def __call__(self, text: Any, images: None = None, **options: Any) -> Any:
         """Ids and mask of chat turns."""
         return self.tokenizer(text, **options)
 
@@ -137,6 +137,22 @@ def fibo() -> Any:
         text_encoder=smollm3(tokenizer),
         tokenizer=tokenizer,
     )
+    return tiny._finish(pipe, transformer)
+
+
+def fibo2() -> Any:
+    """Bria Fibo 2: layers of Qwen3-VL for the learned tokens, others for each block that reads the text."""
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer()
+    transformer = bare.fibo2(cap_feat_dim=2 * WIDTH, gist_min_text_len=20, gist_max_text_len=24)
+    pipe = diffusers.BriaFibo2Pipeline(
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=_flux2_vae(),
+        text_encoder=qwen_vl3(tokenizer),
+        processor=Processor(tokenizer),
+    )
+    pipe.text_encoder_out_layers = ((0, 1), (1, 2))
     return tiny._finish(pipe, transformer)
 
 

@@ -59,6 +59,17 @@ RECENT_IMAGES: tuple[Specimen, ...] = (
         guidance="one batch",
     ),
     _pipe(
+        "fibo2",
+        "Bria Fibo 2",
+        pipelines.fibo2,
+        {"negative_prompt": "x"},
+        needs=("BriaFibo2Pipeline",),
+        roles=(("template", 6), ("content", 5), ("eos", 1), ("template", 12)),
+        segments=("image", "gist", "text"),
+        names={"register": "gist"},
+        **_SEPARATE,
+    ),
+    _pipe(
         "kandinsky3",
         "Kandinsky 3",
         pipelines.kandinsky3,
@@ -95,8 +106,8 @@ RECENT_IMAGES: tuple[Specimen, ...] = (
         "glm-image", "GLM-Image", bare.glm_image, bare.run_glm_image, needs=("GlmImageTransformer2DModel",)
     ),
     _bare(
-        "fibo2",
-        "Bria Fibo 2",
+        "fibo2-edit",
+        "Bria Fibo 2 (editing)",
         bare.fibo2,
         bare.run_fibo2,
         needs=("BriaFibo2Transformer2DModel",),
