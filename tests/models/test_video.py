@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from tests.zoo import SPECIMENS
 from tests.zoo.records import built
 
@@ -210,3 +211,22 @@ def test_the_timestep_where_tokens_have_their_own() -> None:
     with sk.observe(model, kind="cross") as seen, torch.no_grad():
         model(torch.zeros(1, 16, 3, 4, 6), timestep, torch.zeros(1, 12, 32))
     assert set(seen.sinks()["timestep"]) == {750.0}
+
+
+@pytest.mark.parametrize(("name", "windows"), [("helios", {"num_frames": 18}), ("wan_animate", {})])
+def test_the_next_window_of_a_video_is_not_the_next_video(name: str, windows: dict[str, Any]) -> None:
+    """Its steps run on; another call of the pipeline holds the next unit."""
+    if name not in SPECIMENS:
+        pytest.skip(f"diffusers lacks the classes of {name}")
+    specimen, pipe = SPECIMENS[name], built(SPECIMENS[name])
+    if name == "wan_animate":  # the second segment goes on from the last frame of the first
+        windows = {
+            "pose_video": [Image.new("RGB", (48, 32), (10 * i, 90, 50)) for i in range(17)],
+            "face_video": [Image.new("RGB", (16, 16), (50, 10 * i, 90)) for i in range(17)],
+        }
+    with sk.observe(pipe, layers=[0], kind="self") as seen:
+        specimen.run(pipe, **windows)
+        specimen.run(pipe, **windows)
+    told = seen.sinks()[["unit", "step"]].drop_duplicates()
+    assert sorted(map(tuple, told.to_numpy().tolist())) == [(u, s) for u in (0, 1) for s in range(4)]
+    assert (seen.sinks().groupby(["unit", "step"])["timestep"].nunique() == 1).all()

@@ -86,6 +86,9 @@ class Tracker:
         self._reached: int | None = None
         self._stepped = False
         self._last: Any = None
+        self._first_step = 0
+        self._window: tuple[int, int, int] | None = None
+        self._prompts: Prompts | None = None
         self._release: list[Callable[[], None]] = []
 
     def install(self, stack: ExitStack) -> None:
@@ -161,9 +164,25 @@ class Tracker:
             self._new_generation()
         return result
 
+    def _on_last(self, call_next: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a pipeline does when its call is over."""
+        if self._here():
+            self._prompts = None
+        return call_next(*args, **kwargs)
+
+    def _go_on(self, prompts: Prompts | None) -> None:
+        """A pipeline that sets its timesteps again for the prompts it has read paints the next window of the
+        same video (Helios, FramePack, Wan Animate): its steps run on."""
+        if self._window is not None and prompts is not None and prompts is self._prompts:
+            self.generation, self.step, self.evaluation = self._window
+            self._first_step = self.step
+        self._window, self._prompts = None, prompts
+
     def _new_generation(self) -> None:
+        if self.evaluation:
+            self._window = (self.generation, self.step, self.evaluation)
         self.generation += self.evaluation > 0
-        self.step = self.evaluation = 0
+        self.step = self.evaluation = self._first_step = 0
         self._reached = None
         self._stepped, self._last = False, None
 
@@ -178,6 +197,7 @@ class Tracker:
         """Describe the forward pass that starts now."""
         if not self.bare:
             self._follow_scheduler()
+            self._go_on(prompts)
         try:
             inputs = forward_inputs(root, args, kwargs)
         except TypeError:  # the forward pass itself reports wrong arguments better
@@ -226,11 +246,11 @@ class Tracker:
 
     def _step_count(self) -> int | None:
         timesteps = getattr(self.scheduler, "timesteps", None)
-        return None if timesteps is None else len(timesteps) - self._begin_index()
+        return None if timesteps is None else self._first_step + len(timesteps) - self._begin_index()
 
     def _sigma(self) -> float | None:
         sigmas = getattr(self.scheduler, "sigmas", None)
-        index = self._begin_index() + self.step
+        index = self._begin_index() + self.step - self._first_step
         if not isinstance(sigmas, Tensor) or index >= len(sigmas):
             return None
         return float(sigmas[index])
