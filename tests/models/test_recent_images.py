@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from tests.zoo.records import having
 from torch import Tensor, nn
 
 from sinkscope.attention import Keys, Mask
-from sinkscope.errors import FusedBackendError
-from sinkscope.models import AttentionCall, Edit, Run, Session, attention_map, intervene
+from sinkscope.errors import FusedBackendError, UsageError
+from sinkscope.models import AttentionCall, Edit, Run, Session, attention_map, intervene, load
 
 
 def _calls(model: nn.Module, run: Any) -> list[AttentionCall]:
@@ -144,6 +145,12 @@ def test_blocks_of_flex_attention_are_refused_with_the_processor_to_use() -> Non
         Session(model),
     ):
         _qwen_image21(model)
+
+
+def test_folders_of_modular_pipelines_are_told_from_others(tmp_path: Path) -> None:
+    (tmp_path / "modular_model_index.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"holds a modular pipeline.*ModularPipeline\.from_pretrained"):
+        load(tmp_path)
 
 
 @having("GlmImageTransformer2DModel")

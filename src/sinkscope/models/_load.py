@@ -137,6 +137,12 @@ def translated(what: str, remedy: str) -> Iterator[None]:
 
 def _from_folder(folder: Path, dtype: torch.dtype | None) -> Any:
     index, config = folder / "model_index.json", folder / "config.json"
+    if (folder / "modular_model_index.json").is_file() and not index.is_file():
+        raise UsageError(
+            f"Folder {folder} holds a modular pipeline, expected a pipeline or a denoiser. Build it with "
+            "diffusers.ModularPipeline.from_pretrained(folder) and load_components(), and pass what you get: "
+            "observe and intervene follow it."
+        )
     if not index.is_file() and not config.is_file():
         there = ", ".join(sorted(part.name for part in folder.iterdir())[:8]) or "nothing"
         raise UsageError(
