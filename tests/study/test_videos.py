@@ -430,3 +430,10 @@ def test_prompts_of_a_processor_are_encoded_once(pipes: Mapping[str, Any]) -> No
     tokenizer = pipes["joint"].tokenizer
     inside = SimpleNamespace(components={"tokenizer": SimpleNamespace(tokenizer=tokenizer)})
     assert _tokenizers(inside) == _tokenizers(SimpleNamespace(components={"tokenizer": tokenizer}))
+
+
+@pytest.mark.parametrize("name", ["WanImageToVideoPipeline", "KandinskyI2VPipeline", "PIAPipeline"])
+def test_names_tell_which_pipelines_have_to_be_shown_something(name: str) -> None:
+    assert painting._SHOWN.search(name)
+    assert not painting._SHOWN.search("Kandinsky6TI2VAPipeline")  # text, a picture if you like, and sound
+    assert not painting._SHOWN.search("TextToVideoSDPipeline")

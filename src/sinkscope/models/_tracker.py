@@ -229,7 +229,11 @@ class Tracker:
         if self._stepped or self.evaluation == 0 or before is None or now is before:
             return
         if isinstance(now, Tensor) and isinstance(before, Tensor):
-            self.step += now.shape != before.shape or not torch.equal(now, before)
+            if (
+                now.shape != before.shape
+            ):  # another number of rows: skip-layer guidance asks for the prompt alone
+                now, before = now.unique(), before.unique()
+            self.step += not torch.equal(now, before)
         else:
             self.step += now != before
 

@@ -27,7 +27,7 @@ _SOUND = ("audio_end_in_s", "audio_length_in_s")
 """Arguments that only pipelines of audio take."""
 _PICTURES = ("image", "video", "control_video", "pose_video", "controls", "conditioning_frames")
 """Arguments of pipelines of videos that can be shown a picture or a video."""
-_SHOWN = re.compile("ToVideo(?!SD|Zero)|2Video|ToWorld|I2V|PIA|Control|Inpaint")
+_SHOWN = re.compile("ToVideo(?!SD|Zero)|2Video|ToWorld|(?<!T)I2V|PIA|Control|Inpaint")
 """In the names of those that have to be shown one."""
 _SINGLE = ("AutoencoderKLHunyuanVideo15",)
 """Autoencoders that cannot decode two videos at once (diffusers 0.42: the mask of its attention)."""
