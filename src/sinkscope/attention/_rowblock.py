@@ -116,7 +116,8 @@ def block_logits(ops: Operands, block: Block, k: Tensor, buffer: Tensor) -> Tens
             inside.add_(part.to(dtype))
     if ops.is_causal:
         inside.masked_fill_(_hidden(ops, block, keys), float("-inf"))
-    logits[..., keys:] = float("-inf")
+    if shape[3] > keys:
+        logits[..., keys:] = float("-inf")
     return logits
 
 

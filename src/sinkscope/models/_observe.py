@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sinkscope.attention import Measurement, on_device, segment_mass, top_mass_share
+from sinkscope.attention import Measurement, segment_mass, top_mass_share
 from sinkscope.errors import UsageError, unknown
 from sinkscope.models._call import AttentionCall, Run
 from sinkscope.models._late import Late
 from sinkscope.models._lse import LogSumExp, wanting_lse
 from sinkscope.models._measure import group_name, measure_call, open_keys
 from sinkscope.models._observation import Observation
-from sinkscope.models._roles import query_streams, role_values
+from sinkscope.models._roles import picked, query_streams, role_values
 from sinkscope.models._scope import StepScope, check_heads, normal_numbers
 from sinkscope.models._seen import Seen
 from sinkscope.models._session import Session
@@ -96,7 +96,7 @@ class _Recorder:
     def _values(
         self, call: AttentionCall, measured: Measurement, group: str, heads: tuple[int, ...]
     ) -> dict[str, Tensor]:
-        pick = on_device(heads, call.q.device)
+        pick = picked(heads, measured.mass[group])
         mass = measured.mass[group][:, pick]
         values = {"top1": top_mass_share(mass, 1), "top5": top_mass_share(mass, min(5, mass.shape[2]))}
         shares = segment_mass(mass, call.key_segments)

@@ -68,12 +68,20 @@ class Prompts:
         row equals neither or both."""
         for name, value in inputs.items():
             rows = value.dim() in (3, 4) if isinstance(value, Tensor) else isinstance(value, list)
-            if not rows or len(value) != count or self.positive is None:
+            if not rows or len(value) != count or self.positive is None or not self._alike(value):
                 continue
             told = self._told(name, value)
             if told is not None:
                 return told
         return None
+
+    def _alike(self, value: Any) -> bool:
+        """Whether the rows of an input have the shape of a side's: latents, new in every step, have not and
+        need not be compared."""
+        sides = [side for side in (self.positive, self.negative) if isinstance(side, Tensor)]
+        return not (isinstance(value, Tensor) and sides) or value.shape[1:] in [
+            side.shape[1:] for side in sides
+        ]
 
     def _told(self, name: str, value: Any) -> list[Branch] | None:
         """The sides of one input; pipelines hand over the same tensor in every step, so that it is compared

@@ -33,11 +33,16 @@ def query_streams(call: AttentionCall) -> list[str]:
     return [name for name in call.query_segments if name != PADDING] or ["all"]
 
 
+def picked(heads: Sequence[int], mass: Tensor) -> Tensor | slice:
+    """Index of some heads of `[row, head, ...]`; all of them need no copy."""
+    return slice(None) if len(heads) == mass.shape[1] else on_device(heads, mass.device)
+
+
 def role_values(
     measured: Measurement, streams: Collection[str], heads: Sequence[int], allowed: Tensor
 ) -> dict[str, Tensor]:
     """Mass of each key, averaged over heads, for each stream of queries; and which keys are open."""
-    pick = on_device(heads, allowed.device)
+    pick = picked(heads, next(iter(measured.mass.values())))
     masses = {f"{FROM}{name}": measured.mass[name][:, pick].mean(dim=1).float() for name in streams}
     return {**masses, "open": allowed}
 
