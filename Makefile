@@ -28,8 +28,8 @@ test: $(DEV) $(OLDEST) browser lint  ## everything, newest and oldest versions, 
 	  echo "attention and models: $$(tail -n 1 $(VENV)/half.log)"; \
 	  echo "the same, oldest versions: $$(tail -n 1 $(OLDEST_VENV)/test.log)"; exit $$rest
 
-# Two halves side by side; embedded models, recipes, pages and docs are left to `make test`.
-QUICK := $(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow and not browser"
+# Two halves side by side; the zoo, embedded models, recipes, pages and docs are left to `make test`.
+QUICK := $(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow and not browser and not zoo"
 test-quick: export OMP_NUM_THREADS := 1
 test-quick: $(DEV)  ## under two minutes
 	@$(QUICK) tests/attention tests/models >$(VENV)/quick.log 2>&1 & half=$$!; \

@@ -19,6 +19,8 @@ from sinkscope.attention import Keys, Mask
 from sinkscope.errors import UnsupportedAttentionError
 from sinkscope.models import AttentionCall, Edit, Run, Session, intervene, sites
 
+pytestmark = pytest.mark.zoo
+
 
 def rows(calls: Sequence[AttentionCall]) -> list[tuple[str, int]]:
     """Branch and unit of the rows of one forward pass, as the calls of its first site say it.

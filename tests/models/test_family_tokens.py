@@ -16,6 +16,8 @@ from tests.zoo.records import built, plain, record, record_anew, short
 from sinkscope.models import AttentionCall, Session, Token, probe_layout
 from sinkscope.models._denoiser import denoisers
 
+pytestmark = pytest.mark.zoo
+
 VISUAL = {"image", "video"}
 
 

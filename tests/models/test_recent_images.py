@@ -19,6 +19,8 @@ from sinkscope.attention import Keys, Mask
 from sinkscope.errors import FusedBackendError, UsageError
 from sinkscope.models import AttentionCall, Edit, Run, Session, attention_map, intervene, load
 
+pytestmark = pytest.mark.zoo
+
 
 def _calls(model: nn.Module, run: Any) -> list[AttentionCall]:
     calls: list[AttentionCall] = []
