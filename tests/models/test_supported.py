@@ -33,6 +33,7 @@ def test_models_that_this_version_lacks_are_named() -> None:
         pytest.skip(f"NOT TESTED: diffusers {diffusers.__version__} has no {', '.join(absent)}")
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("specimen", SPECIMENS.values(), ids=lambda specimen: specimen.name)
 def test_rows_are_what_a_run_shows(specimen: Specimen) -> None:
     found, told = seen(specimen), dict(ROWS[specimen.name])

@@ -145,6 +145,7 @@ def test_a_run_keeps_what_the_pipeline_gives(
     assert all(moved), "the edit changed no video"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_what_arms_share_changes_no_bit(
     case: str, runs: Mapping[str, Run], pipes: Mapping[str, Any], tmp_path: Path,
@@ -250,6 +251,7 @@ def test_a_changed_video_is_not_scored(runs: Mapping[str, Run], tmp_path: Path) 
 # ---- reading
 
 
+@pytest.mark.slow
 def test_a_pipeline_folder_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,6 +285,7 @@ def test_each_kind_of_unit_has_its_own_method(runs: Mapping[str, Run], finished:
         made.videos("sink")["other"]
 
 
+@pytest.mark.slow
 def test_the_page_shows_strips(runs: Mapping[str, Run], tmp_path: Path) -> None:
     made = runs["joint"]
     page = report.build(made.folder, out=tmp_path / "report.html").read_text(encoding="utf-8")
