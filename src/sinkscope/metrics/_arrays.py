@@ -7,6 +7,7 @@ features.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from sinkscope.errors import UsageError
 
-from ._files import versions
+from ._files import formula_identity
 from ._image import ImageError
 from ._protocol import Direction, Metric, MetricInfo, Prompt
 
@@ -24,7 +25,7 @@ Arrays = Mapping[str, NDArray[Any]]
 OK = "ok"
 
 
-class ArrayMetric:
+class ArrayMetric(ABC):
     """What the metrics of arrays share; a subclass computes one number from one unit."""
 
     name: ClassVar[str]
@@ -40,15 +41,7 @@ class ArrayMetric:
 
     def identity(self) -> dict[str, Any]:
         """What decides the numbers."""
-        return {
-            "metric": self.name,
-            "backend": "sinkscope (numpy)",
-            "checkpoint": None,
-            "sha256": None,
-            "dtype": "float64",
-            "preprocess": f"arrays {', '.join(self.arrays)}",
-            "versions": versions("numpy"),
-        }
+        return formula_identity(self.name, f"arrays {', '.join(self.arrays)}", "numpy")
 
     def score(
         self,
@@ -78,9 +71,9 @@ class ArrayMetric:
         values = [self._one(self._read(mine), other) for mine, other in zip(images, others, strict=True)]
         return np.array(values, dtype=np.float64)
 
+    @abstractmethod
     def _one(self, mine: list[NDArray[Any]], other: Arrays | None) -> float:
         """The score of one unit from the arrays named in `arrays`."""
-        raise NotImplementedError
 
     def _read(self, output: Any) -> list[NDArray[Any]]:
         """The arrays of one unit, none of them empty."""

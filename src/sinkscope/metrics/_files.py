@@ -8,12 +8,26 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 
 def sha256(files: Sequence[Path]) -> str:
     """Return the SHA-256 of one file, or of the hashes of several in order of their names."""
     hashes = [_sha256(path, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(files)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def formula_identity(name: str, preprocess: str, *packages: str) -> dict[str, Any]:
+    """What decides the numbers of a metric that is a formula: no weights, float64."""
+    return {
+        "metric": name,
+        "backend": "sinkscope (numpy)",
+        "checkpoint": None,
+        "sha256": None,
+        "dtype": "float64",
+        "preprocess": preprocess,
+        "versions": versions(*packages),
+    }
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sinkscope.errors import UsageError
 
-from ._files import versions
+from ._files import formula_identity
 from ._image import ImageError
 from ._protocol import Direction, MetricInfo, Prompt
 from ._videos import Video, check_same_video, check_video
@@ -38,15 +38,7 @@ class FrameChange:
 
     def identity(self) -> dict[str, Any]:
         """What decides the numbers."""
-        return {
-            "metric": self.name,
-            "backend": "sinkscope (numpy)",
-            "checkpoint": None,
-            "sha256": None,
-            "dtype": "float64",
-            "preprocess": "rgb-uint8, no resize, every frame",
-            "versions": versions("numpy"),
-        }
+        return formula_identity(self.name, "rgb-uint8, no resize, every frame", "numpy")
 
     def score(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ._files import versions
+from ._files import formula_identity
 from ._image import pixels
 from ._protocol import Direction, MetricInfo, Prompt, check_inputs
 
@@ -32,15 +32,7 @@ class Rmse:
 
     def identity(self) -> dict[str, Any]:
         """What decides the numbers."""
-        return {
-            "metric": self.name,
-            "backend": "sinkscope (numpy)",
-            "checkpoint": None,
-            "sha256": None,
-            "dtype": "float64",
-            "preprocess": "rgb-uint8, no resize",
-            "versions": versions("numpy", "pillow"),
-        }
+        return formula_identity(self.name, "rgb-uint8, no resize", "numpy", "pillow")
 
     def score(
         self,
