@@ -28,7 +28,7 @@ from ._additive import (
     split,
 )
 from ._apply import Run, apply_edits
-from ._backends import backends, register_backend, use_backend
+from ._backends import added_backends, backends, named_backend, register_backend, use_backend
 from ._context import SelectionContext, default_group
 from ._derived import segment_mass, top_mass_share
 from ._edits import STAGES, Action, EditedCall, ResolvedEdit
@@ -109,6 +109,7 @@ __all__ = [
     "Within",
     "action_from_dict",
     "action_names",
+    "added_backends",
     "allowed_keys",
     "apply_edits",
     "ask_finite",
@@ -121,6 +122,7 @@ __all__ = [
     "mass_after",
     "match_mass",
     "measure",
+    "named_backend",
     "on_device",
     "model_kernel_with_lse",
     "open_queries",

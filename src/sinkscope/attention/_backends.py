@@ -61,6 +61,19 @@ def backends() -> list[str]:
     return list(_BACKENDS)
 
 
+def added_backends() -> list[str]:
+    """Names of backends that did not come with sinkscope: they exist in this process only."""
+    own = "sinkscope."
+    return [
+        name for name, entry in _BACKENDS.items() if not getattr(entry.run, "__module__", "").startswith(own)
+    ]
+
+
+def named_backend() -> str | None:
+    """What the innermost open `use_backend` block asks for."""
+    return _NAMED[-1] if _NAMED else None
+
+
 @contextmanager
 def use_backend(name: str | None, device: torch.device | str | None = None) -> Iterator[None]:
     """Measure with the named backend only, in the whole process, as long as the block is open.
@@ -103,7 +116,7 @@ def pick_backend(name: str | None, ops: Operands) -> Backend:
     Raises:
         UsageError: The named backend does not exist or cannot run this call; the message says why.
     """
-    name = _NAMED[-1] if name is None and _NAMED else name
+    name = name or named_backend()
     if name is not None:
         if name not in _BACKENDS:
             raise unknown("attention backend", name, _BACKENDS)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from . import _triton
+from ._backends import pick_backend
 from ._operands import Operands
 
 HALF = (torch.float16, torch.bfloat16)
@@ -21,8 +22,6 @@ def on_triton(ops: Operands) -> bool:
 
     Not in float32: a fused kernel may use TF32 there.
     """
-    from ._backends import pick_backend
-
     return ops.q.dtype in HALF and not ops.masks and pick_backend(None, ops) is _triton.run
 
 

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from sinkscope import errors
-from sinkscope.attention import _backends
+from sinkscope.attention import named_backend
 from sinkscope.errors import SinkscopeError
 from sinkscope.study import _torch_settings
 from sinkscope.study._encodings import forget
@@ -121,14 +121,13 @@ class Crew:
         except BaseException:
             self._stop()
             raise
-        named = _backends._NAMED
         for member in self._members:
             member.send(
                 do="load",
                 model=self._model,
                 device=member.device,
                 parent=os.getpid(),
-                backend=named[-1] if named else None,
+                backend=named_backend(),
                 settings=_torch_settings.current(),
             )
         return self

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
-from sinkscope.attention import Action, Selector
+from sinkscope.attention import Action, Selector, added_backends
 from sinkscope.errors import UsageError
 from sinkscope.shapes import EMBEDDED, READERS
 from sinkscope.study._plan import Task
@@ -207,17 +207,14 @@ def only_here(study: Study) -> str | None:
 
     Workers get plain data and import what is installed: sinkscope, and other packages by their entry points.
     """
-    from sinkscope.attention import _backends
-
     for arm in study.arm_names:
         for edit in study.edits(arm):
             for part in (*_specs(edit.select), *_specs(edit.action)):
                 kind = "selector" if isinstance(part, Selector) else "action"
                 if not _installed(part, f"sinkscope.{kind}s"):
                     return f"the {kind} {type(part).__name__} of arm {arm!r}"
-    for name, entry in _backends._BACKENDS.items():
-        if not str(getattr(entry.run, "__module__", "")).startswith("sinkscope."):
-            return f"the attention backend {name!r}"
+    for name in added_backends():
+        return f"the attention backend {name!r}"
     return None
 
 
