@@ -15,5 +15,5 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda" and (interpreted or not torch.cuda.is_available()):
         pytest.skip("NOT TESTED on a GPU: there is none, or TRITON_INTERPRET=1 is set")
     if request.param == "interpreter" and not interpreted:
-        pytest.skip("kernels are compiled for the GPU here; TRITON_INTERPRET=1 runs the interpreter's tests")
+        pytest.skip("NOT TESTED in the interpreter: kernels are compiled here; TRITON_INTERPRET=1 does")
     return torch.device("cpu" if request.param == "interpreter" else "cuda")
