@@ -229,9 +229,7 @@ class Tracker:
         if self._stepped or self.evaluation == 0 or before is None or now is before:
             return
         if isinstance(now, Tensor) and isinstance(before, Tensor):
-            if (
-                now.shape != before.shape
-            ):  # another number of rows: skip-layer guidance asks for the prompt alone
+            if now.shape != before.shape:  # skip-layer guidance asks for fewer rows in the same step
                 now, before = now.unique(), before.unique()
             self.step += not torch.equal(now, before)
         else:
